@@ -1,0 +1,364 @@
+package wire
+
+import "time"
+
+// Hello is the host's first request on a session. It is also what wakes a
+// machine: the clock and entropy in it are applied before the reply.
+type Hello struct {
+	Protocol int       `json:"protocol"`
+	Now      time.Time `json:"now"`
+	Entropy  []byte    `json:"entropy"` // at least 32 bytes, fed to the RNG and credited
+	Hostname string    `json:"hostname,omitempty"`
+}
+
+// HelloReply says who answered.
+type HelloReply struct {
+	Protocol  int    `json:"protocol"`
+	Agent     string `json:"agent"`  // version of the agent
+	Kernel    string `json:"kernel"` // release
+	BootID    string `json:"bootId"`
+	MemoryKiB int64  `json:"memoryKiB"` // MemTotal
+	Uptime    int64  `json:"uptimeNs"`  // since the kernel started
+}
+
+// Container is everything the agent needs to make a container. All names are
+// resolved except users and groups, which only the image's files can resolve.
+type Container struct {
+	ID   string `json:"id"`   // 64-hex
+	Name string `json:"name"` // project-service-1
+
+	Root Root `json:"root"`
+
+	Args       []string `json:"args"` // entrypoint and command, never empty
+	Env        []string `json:"env"`  // KEY=VALUE; PATH, HOME, HOSTNAME and TERM defaults are the agent's
+	WorkingDir string   `json:"workingDir,omitempty"`
+	User       string   `json:"user,omitempty"` // as in the image config: user[:group], names or ids
+	Groups     []string `json:"groups,omitempty"`
+	TTY        bool     `json:"tty,omitempty"`
+	Stdin      bool     `json:"stdin,omitempty"` // keep stdin open for Attach
+	Init       bool     `json:"init,omitempty"`  // run under a reaper as PID 1
+	StopSignal string   `json:"stopSignal,omitempty"`
+
+	Hostname    string      `json:"hostname,omitempty"`
+	Domainname  string      `json:"domainname,omitempty"`
+	Hosts       []Host      `json:"hosts,omitempty"` // extra lines of /etc/hosts
+	DNS         DNS         `json:"dns"`
+	Interfaces  []Interface `json:"interfaces,omitempty"`  // none: loopback only
+	JoinNetwork string      `json:"joinNetwork,omitempty"` // id of the container whose network namespace is shared
+	JoinIPC     string      `json:"joinIpc,omitempty"`
+	JoinPID     string      `json:"joinPid,omitempty"`
+
+	Mounts []Mount `json:"mounts,omitempty"`
+	Files  []File  `json:"files,omitempty"` // configs and secrets
+
+	Privileged   bool              `json:"privileged,omitempty"`
+	CapAdd       []string          `json:"capAdd,omitempty"`
+	CapDrop      []string          `json:"capDrop,omitempty"`
+	NoNewPrivs   bool              `json:"noNewPrivs,omitempty"`
+	Seccomp      string            `json:"seccomp,omitempty"` // "" default profile, "unconfined", or a profile's JSON
+	ReadOnlyRoot bool              `json:"readOnlyRoot,omitempty"`
+	Sysctls      map[string]string `json:"sysctls,omitempty"`
+	Rlimits      []Rlimit          `json:"rlimits,omitempty"`
+	OOMScoreAdj  int               `json:"oomScoreAdj,omitempty"`
+	Limits       Limits            `json:"limits"`
+	ShmSize      int64             `json:"shmSize,omitempty"` // bytes; 0: 64 MiB
+	Devices      []Device          `json:"devices,omitempty"`
+
+	Health *Healthcheck `json:"health,omitempty"`
+	Log    bool         `json:"log"` // false: output is discarded (logging driver none)
+}
+
+// Root says what the container's root file system is made of.
+type Root struct {
+	Image        string `json:"image"`                  // serial of the read-only EROFS disk
+	Scratch      string `json:"scratch,omitempty"`      // serial of the ext4 disk that takes the writes; empty: tmpfs
+	ScratchBytes int64  `json:"scratchBytes,omitempty"` // the size to grow the scratch file system to; 0: leave
+}
+
+// Interface is a container's end of one compose network: VLAN on the trunk,
+// moved into the container's network namespace.
+type Interface struct {
+	VLAN     uint16   `json:"vlan"`
+	Name     string   `json:"name,omitempty"` // default eth0, eth1… in order
+	MAC      string   `json:"mac"`
+	MTU      int      `json:"mtu,omitempty"`
+	Addrs    []string `json:"addrs"`              // CIDR
+	Gateways []string `json:"gateways,omitempty"` // default routes, one per family; only on the interface that carries them
+	Resolver string   `json:"resolver,omitempty"` // address of the network's DNS server
+}
+
+// Host is one line of /etc/hosts.
+type Host struct {
+	Addr  string   `json:"addr"`
+	Names []string `json:"names"`
+}
+
+// DNS is what resolv.conf says beside the stub at 127.0.0.11.
+type DNS struct {
+	Servers []string `json:"servers,omitempty"` // asked by the stub for outside names instead of the gateway
+	Search  []string `json:"search,omitempty"`
+	Options []string `json:"options,omitempty"`
+}
+
+// MountKind is where a mount's files come from.
+type MountKind string
+
+// Kinds of mounts.
+const (
+	MountVolume MountKind = "volume" // an ext4 disk, Source is its serial
+	MountShare  MountKind = "share"  // a host file or directory, Source is the share's name
+	MountTmpfs  MountKind = "tmpfs"
+	MountImage  MountKind = "image" // a read-only EROFS disk, Source is its serial
+)
+
+// Mount is one mount below the container's root; they are made in order.
+type Mount struct {
+	Kind     MountKind `json:"kind"`
+	Source   string    `json:"source,omitempty"`
+	Target   string    `json:"target"` // absolute, inside the container
+	ReadOnly bool      `json:"readOnly,omitempty"`
+	Subpath  string    `json:"subpath,omitempty"`
+	File     bool      `json:"file,omitempty"` // the source is a single file (shares)
+
+	// Volumes only: on first use the image's content of Target is copied in,
+	// ownership included, and a marker ends it; NoCopy leaves it empty.
+	NoCopy bool  `json:"noCopy,omitempty"`
+	Bytes  int64 `json:"bytes,omitempty"` // volume: size to grow to; tmpfs: limit. 0: leave, or half of memory
+
+	Mode    uint32   `json:"mode,omitempty"` // tmpfs; 0: 1777
+	UID     int      `json:"uid,omitempty"`
+	GID     int      `json:"gid,omitempty"`
+	Options []string `json:"options,omitempty"` // tmpfs: noexec, nosuid …; bind: propagation
+}
+
+// File is a config or secret: content placed on a tmpfs.
+type File struct {
+	Target  string `json:"target"`
+	Content []byte `json:"content"`
+	Mode    uint32 `json:"mode"`
+	UID     string `json:"uid,omitempty"` // name or number
+	GID     string `json:"gid,omitempty"`
+	Secret  bool   `json:"secret,omitempty"`
+}
+
+// Rlimit is one resource limit, named as in setrlimit(2) without RLIMIT_, lower
+// case; -1 is unlimited.
+type Rlimit struct {
+	Name string `json:"name"`
+	Soft int64  `json:"soft"`
+	Hard int64  `json:"hard"`
+}
+
+// Limits are the container's cgroup limits; zero is none.
+type Limits struct {
+	CPUs              float64 `json:"cpus,omitempty"` // a quota, fractions allowed
+	CPUShares         int64   `json:"cpuShares,omitempty"`
+	CPUSet            string  `json:"cpuset,omitempty"`
+	MemoryBytes       int64   `json:"memoryBytes,omitempty"`
+	MemoryReservation int64   `json:"memoryReservation,omitempty"`
+	SwapBytes         int64   `json:"swapBytes,omitempty"`
+	PIDs              int64   `json:"pids,omitempty"`
+}
+
+// Device is a node to make in the container's /dev.
+type Device struct {
+	Path        string `json:"path"`   // inside
+	Source      string `json:"source"` // in the machine's /dev
+	Permissions string `json:"permissions,omitempty"`
+}
+
+// Healthcheck is a probe, every default already applied.
+type Healthcheck struct {
+	Test          []string      `json:"test"` // argv; CMD-SHELL already expanded to a shell
+	Interval      time.Duration `json:"interval"`
+	Timeout       time.Duration `json:"timeout"`
+	StartPeriod   time.Duration `json:"startPeriod,omitempty"`
+	StartInterval time.Duration `json:"startInterval,omitempty"`
+	Retries       int           `json:"retries"`
+}
+
+// ContainerRef names a container.
+type ContainerRef struct {
+	ID string `json:"id"`
+}
+
+// Started answers OpStart.
+type Started struct {
+	PID int       `json:"pid"`
+	At  time.Time `json:"at"`
+}
+
+// Stop asks for the end of a container: Signal, after Grace SIGKILL. A negative
+// grace waits for ever.
+type Stop struct {
+	ID     string        `json:"id"`
+	Signal string        `json:"signal,omitempty"` // default the container's stop signal
+	Grace  time.Duration `json:"grace"`
+}
+
+// Signal sends one signal to a container's PID 1.
+type Signal struct {
+	ID     string `json:"id"`
+	Signal string `json:"signal"`
+}
+
+// ExitStatus is how a container or exec ended.
+type ExitStatus struct {
+	Code int       `json:"code"` // 128+n after signal n
+	OOM  bool      `json:"oom,omitempty"`
+	At   time.Time `json:"at"`
+	// Error says why it could not be run; Code is then 126 or 127.
+	Error string `json:"error,omitempty"`
+}
+
+// Exec runs a command inside a running container.
+type Exec struct {
+	ID         string      `json:"id"` // of the container
+	Args       []string    `json:"args"`
+	Env        []string    `json:"env,omitempty"` // added to the container's
+	WorkingDir string      `json:"workingDir,omitempty"`
+	User       string      `json:"user,omitempty"`
+	TTY        bool        `json:"tty,omitempty"`
+	Stdin      bool        `json:"stdin,omitempty"`
+	Privileged bool        `json:"privileged,omitempty"`
+	Detach     bool        `json:"detach,omitempty"` // no frames: the reply ends the stream
+	Size       *WindowSize `json:"size,omitempty"`
+}
+
+// ExecStarted answers OpExec.
+type ExecStarted struct {
+	PID int `json:"pid"`
+}
+
+// Attach connects to a container's standard streams from now on.
+type Attach struct {
+	ID    string      `json:"id"`
+	Stdin bool        `json:"stdin,omitempty"`
+	Size  *WindowSize `json:"size,omitempty"`
+}
+
+// WindowSize is a terminal's, in characters.
+type WindowSize struct {
+	Rows uint16 `json:"rows"`
+	Cols uint16 `json:"cols"`
+}
+
+// Top lists a container's processes.
+type Top struct {
+	Titles    []string   `json:"titles"` // UID PID PPID C STIME TTY TIME CMD
+	Processes [][]string `json:"processes"`
+}
+
+// Archive names a path in a container for copying.
+type Archive struct {
+	ID         string `json:"id"`
+	Path       string `json:"path"`
+	FollowLink bool   `json:"followLink,omitempty"`
+	CopyUIDGID bool   `json:"copyUidGid,omitempty"`
+}
+
+// ArchiveStat describes the path that was asked for.
+type ArchiveStat struct {
+	Name       string    `json:"name"`
+	Size       int64     `json:"size"`
+	Mode       uint32    `json:"mode"` // as io/fs.FileMode
+	ModTime    time.Time `json:"modTime"`
+	LinkTarget string    `json:"linkTarget,omitempty"`
+}
+
+// Connect adds an interface to a container.
+type Connect struct {
+	Container string    `json:"container"`
+	Interface Interface `json:"interface"`
+}
+
+// Hosts replaces the extra lines of a container's /etc/hosts.
+type Hosts struct {
+	Container string `json:"container"`
+	Hosts     []Host `json:"hosts"`
+}
+
+// ShareChanges names paths of a share that the host changed.
+type ShareChanges struct {
+	Share string   `json:"share"`
+	Paths []string `json:"paths"` // relative to the share
+}
+
+// Shutdown ends the machine after its containers.
+type Shutdown struct {
+	Grace time.Duration `json:"grace"` // per container, before SIGKILL
+}
+
+// Farewell is the agent's last message: after it the machine exits, and an exit
+// without it is a crash.
+type Farewell struct {
+	Containers map[string]ExitStatus `json:"containers"`
+	Unsynced   []string              `json:"unsynced,omitempty"` // disks whose flush failed
+}
+
+// Stats is one reading of the machine and its containers.
+type Stats struct {
+	At         time.Time                 `json:"at"`
+	AgentRSS   int64                     `json:"agentRss"` // bytes
+	MemTotal   int64                     `json:"memTotal"`
+	MemFree    int64                     `json:"memFree"`
+	Containers map[string]ContainerStats `json:"containers"`
+}
+
+// ContainerStats are a container's cgroup counters.
+type ContainerStats struct {
+	CPUNanos    int64 `json:"cpuNanos"`
+	MemoryBytes int64 `json:"memoryBytes"` // without reclaimable cache
+	MemoryLimit int64 `json:"memoryLimit"`
+	PIDs        int64 `json:"pids"`
+	NetRx       int64 `json:"netRx"`
+	NetTx       int64 `json:"netTx"`
+	BlockRead   int64 `json:"blockRead"`
+	BlockWrite  int64 `json:"blockWrite"`
+}
+
+// EventKind says what an Event reports.
+type EventKind string
+
+// Kinds of events.
+const (
+	EventState  EventKind = "state"  // a container changed state
+	EventHealth EventKind = "health" // a probe's verdict changed, or failed
+	EventOOM    EventKind = "oom"    // the kernel killed for memory in a container's cgroup
+	EventDisk   EventKind = "disk"   // a disk is full, or cannot be synced
+	EventReady  EventKind = "ready"  // the snapshot is complete
+)
+
+// Event is a change in the machine. A subscription starts with the present
+// state of every container, then EventReady, then changes as they happen.
+type Event struct {
+	Kind          EventKind   `json:"kind"`
+	Container     string      `json:"container,omitempty"`
+	At            time.Time   `json:"at"`
+	State         State       `json:"state,omitempty"`
+	Exit          *ExitStatus `json:"exit,omitempty"` // with StateExited
+	Health        Health      `json:"health,omitempty"`
+	Output        string      `json:"output,omitempty"` // of the probe, at most 4096 bytes
+	FailingStreak int         `json:"failingStreak,omitempty"`
+	Message       string      `json:"message,omitempty"`
+}
+
+// State is a container's, as the agent knows it.
+type State string
+
+// States.
+const (
+	StateCreated State = "created"
+	StateRunning State = "running"
+	StateExited  State = "exited"
+)
+
+// Health is a probe's verdict.
+type Health string
+
+// Verdicts.
+const (
+	HealthStarting  Health = "starting"
+	HealthHealthy   Health = "healthy"
+	HealthUnhealthy Health = "unhealthy"
+)
