@@ -93,3 +93,15 @@ func discardUntil(r io.Reader, want []byte) error {
 		}
 	}
 }
+
+// MarshalText writes the hexadecimal form.
+func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (k *Key) UnmarshalText(b []byte) error {
+	parsed, err := ParseKey(string(b))
+	if err == nil {
+		*k = parsed
+	}
+	return err
+}
