@@ -1,0 +1,3 @@
+// Package debtest makes small Debian packages in memory for tests. It starts no
+// goroutine and touches no file.
+package debtest
