@@ -1,0 +1,70 @@
+package planner
+
+import "time"
+
+// State is what there is of one project, as the runtime recorded it.
+type State struct {
+	Replicas []Replica `json:"replicas,omitempty"`
+	Networks []Network `json:"networks,omitempty"`
+	Volumes  []Volume  `json:"volumes,omitempty"`
+	// Images maps every reference the project names to what the store has; a
+	// missing entry is an image that must be pulled.
+	Images map[string]Image `json:"images,omitempty"`
+}
+
+// Status is a replica's state as users see it.
+type Status string
+
+// Statuses, with docker's words.
+const (
+	StatusCreated    Status = "created"
+	StatusRunning    Status = "running"
+	StatusPaused     Status = "paused"
+	StatusRestarting Status = "restarting"
+	StatusExited     Status = "exited"
+	StatusDead       Status = "dead" // its machine crashed, or half-made work was left behind
+)
+
+// Replica is one observed replica.
+type Replica struct {
+	ID        string            `json:"id"`
+	Name      string            `json:"name"`
+	Service   string            `json:"service"`
+	Number    int               `json:"number"`
+	OneOff    bool              `json:"oneOff,omitempty"` // made by run
+	Status    Status            `json:"status"`
+	Health    string            `json:"health,omitempty"` // "", starting, healthy, unhealthy
+	ExitCode  int               `json:"exitCode,omitempty"`
+	Created   time.Time         `json:"created"`
+	Hash      string            `json:"hash"`                // of the service it was made from
+	Image     string            `json:"image"`               // reference
+	ImageID   string            `json:"imageId"`             // what it was made from
+	Networks  []string          `json:"networks,omitempty"`  // names, sorted
+	Volumes   []string          `json:"volumes,omitempty"`   // names of named volumes, sorted
+	Anonymous []string          `json:"anonymous,omitempty"` // names of its anonymous volumes
+	DependsOn map[string]string `json:"dependsOn,omitempty"` // service -> condition, as when it was made: orders a down without a file
+}
+
+// Network is one observed network.
+type Network struct {
+	ID      string `json:"id"`
+	Name    string `json:"name"`
+	Key     string `json:"key"`
+	Hash    string `json:"hash"`
+	Project string `json:"project,omitempty"` // empty: not of any project (external)
+}
+
+// Volume is one observed volume.
+type Volume struct {
+	Name      string `json:"name"`
+	Key       string `json:"key,omitempty"` // empty for anonymous ones
+	Hash      string `json:"hash"`
+	Project   string `json:"project,omitempty"`
+	Anonymous bool   `json:"anonymous,omitempty"`
+}
+
+// Image is one image of the store.
+type Image struct {
+	ID     string    `json:"id"`
+	Pulled time.Time `json:"pulled"`
+}

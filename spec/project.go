@@ -1,0 +1,304 @@
+package spec
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Pos is a place in a compose file; the zero Pos is nowhere and prints nothing.
+type Pos struct {
+	File string `json:"file,omitempty"`
+	Line int    `json:"line,omitempty"`
+	Col  int    `json:"col,omitempty"`
+}
+
+func (p Pos) String() string {
+	switch {
+	case p.File == "":
+		return ""
+	case p.Line == 0:
+		return p.File
+	}
+	return fmt.Sprintf("%s:%d", p.File, p.Line)
+}
+
+// NameSource says where a project's name came from.
+type NameSource string
+
+// Sources of a project's name, strongest first.
+const (
+	NameFromFlag      NameSource = "flag"
+	NameFromEnv       NameSource = "environment"
+	NameFromFile      NameSource = "file"
+	NameFromDirectory NameSource = "directory"
+)
+
+// Project is a compose file as loaded: merged, interpolated, with the services
+// of its active profiles. It is plain data and may hold secrets: see Redact.
+type Project struct {
+	Name       string     `json:"name"`
+	NameFrom   NameSource `json:"nameFrom"`
+	WorkingDir string     `json:"workingDir"`
+	Files      []string   `json:"files"` // absolute; "-" for standard input
+	EnvFiles   []string   `json:"envFiles,omitempty"`
+
+	Services map[string]*Service `json:"services"`
+	Disabled []string            `json:"disabled,omitempty"` // services that no active profile selects: no orphans
+	Networks map[string]*Network `json:"networks,omitempty"` // used ones, by key
+	Volumes  map[string]*Volume  `json:"volumes,omitempty"`
+	Configs  map[string]*Config  `json:"configs,omitempty"`
+	Secrets  map[string]*Config  `json:"secrets,omitempty"`
+}
+
+// Service is one entry of services, with compose's defaults applied where they
+// do not depend on the image.
+type Service struct {
+	Name string `json:"name"`
+	Pos  Pos    `json:"pos"`
+	// Keys holds the place of each key below the service, by dotted path
+	// ("ports.0", "environment.FOO").
+	Keys map[string]Pos `json:"keys,omitempty"`
+
+	// Hash changes exactly when a running replica no longer is what the file
+	// asks for; see HashService.
+	Hash string `json:"hash"`
+
+	Image      string `json:"image"` // name:tag; for a build without image, PROJECT-SERVICE
+	Build      bool   `json:"build,omitempty"`
+	Platform   string `json:"platform,omitempty"`
+	PullPolicy string `json:"pullPolicy,omitempty"` // "", always, never, missing, build, daily, weekly, every_DURATION
+
+	Command     []string          `json:"command"`    // nil: the image's; empty: cleared
+	Entrypoint  []string          `json:"entrypoint"` // likewise
+	WorkingDir  string            `json:"workingDir,omitempty"`
+	User        string            `json:"user,omitempty"`
+	GroupAdd    []string          `json:"groupAdd,omitempty"`
+	Environment map[string]string `json:"environment,omitempty"`
+	TTY         bool              `json:"tty,omitempty"`
+	StdinOpen   bool              `json:"stdinOpen,omitempty"`
+	Init        bool              `json:"init,omitempty"`
+
+	StopSignal  string         `json:"stopSignal,omitempty"`
+	StopGrace   *time.Duration `json:"stopGrace,omitempty"`
+	Restart     Restart        `json:"restart"`
+	Healthcheck *Healthcheck   `json:"healthcheck,omitempty"` // nil: the image's
+	Logging     Logging        `json:"logging"`
+	Attach      bool           `json:"attach"` // output shown by an attached up
+
+	Labels        map[string]string     `json:"labels,omitempty"`
+	Annotations   map[string]string     `json:"annotations,omitempty"`
+	ContainerName string                `json:"containerName,omitempty"`
+	Scale         int                   `json:"scale"`
+	DependsOn     map[string]Dependency `json:"dependsOn,omitempty"`
+
+	Privileged  bool              `json:"privileged,omitempty"`
+	CapAdd      []string          `json:"capAdd,omitempty"`
+	CapDrop     []string          `json:"capDrop,omitempty"`
+	SecurityOpt []string          `json:"securityOpt,omitempty"`
+	ReadOnly    bool              `json:"readOnly,omitempty"`
+	Sysctls     map[string]string `json:"sysctls,omitempty"`
+	Ulimits     []Ulimit          `json:"ulimits,omitempty"`
+	OOMScoreAdj int               `json:"oomScoreAdj,omitempty"`
+	Resources   Resources         `json:"resources"`
+	ShmSize     int64             `json:"shmSize,omitempty"`     // bytes; 0: 64 MiB
+	StorageSize int64             `json:"storageSize,omitempty"` // bytes of the scratch disk; 0: default
+	Devices     []string          `json:"devices,omitempty"`
+
+	Mounts  []Mount   `json:"mounts,omitempty"` // volumes, binds and tmpfs, in mount order
+	Configs []FileRef `json:"configs,omitempty"`
+	Secrets []FileRef `json:"secrets,omitempty"`
+
+	NetworkMode string                `json:"networkMode,omitempty"` // "", none, bridge, host, service:X, container:X
+	Networks    map[string]Attachment `json:"networks,omitempty"`    // by key of Project.Networks
+	IPC         string                `json:"ipc,omitempty"`
+	PID         string                `json:"pid,omitempty"`
+	Ports       []Port                `json:"ports,omitempty"`
+	Expose      []string              `json:"expose,omitempty"`
+	Hostname    string                `json:"hostname,omitempty"`
+	Domainname  string                `json:"domainname,omitempty"`
+	DNS         []string              `json:"dns,omitempty"`
+	DNSSearch   []string              `json:"dnsSearch,omitempty"`
+	DNSOptions  []string              `json:"dnsOptions,omitempty"`
+	ExtraHosts  []ExtraHost           `json:"extraHosts,omitempty"`
+
+	Extension Extension `json:"extension"` // x-stack
+}
+
+// Restart is a restart policy.
+type Restart struct {
+	Policy string `json:"policy"`        // no, always, on-failure, unless-stopped
+	Max    int    `json:"max,omitempty"` // of on-failure; 0: without end
+}
+
+// Healthcheck is a service's own; zero fields take the image's, then compose's,
+// defaults.
+type Healthcheck struct {
+	Disable       bool          `json:"disable,omitempty"`
+	Test          []string      `json:"test,omitempty"` // CMD … or CMD-SHELL …
+	Interval      time.Duration `json:"interval,omitempty"`
+	Timeout       time.Duration `json:"timeout,omitempty"`
+	StartPeriod   time.Duration `json:"startPeriod,omitempty"`
+	StartInterval time.Duration `json:"startInterval,omitempty"`
+	Retries       int           `json:"retries,omitempty"`
+}
+
+// Logging is a log driver and its options.
+type Logging struct {
+	Driver  string            `json:"driver,omitempty"` // "": json-file
+	Options map[string]string `json:"options,omitempty"`
+}
+
+// Dependency is one entry of depends_on.
+type Dependency struct {
+	Condition string `json:"condition"` // service_started, service_healthy, service_completed_successfully
+	Restart   bool   `json:"restart,omitempty"`
+	Required  bool   `json:"required"`
+}
+
+// Conditions of a Dependency.
+const (
+	ConditionStarted   = "service_started"
+	ConditionHealthy   = "service_healthy"
+	ConditionCompleted = "service_completed_successfully"
+)
+
+// Ulimit is a resource limit; -1 is unlimited.
+type Ulimit struct {
+	Name string `json:"name"`
+	Soft int64  `json:"soft"`
+	Hard int64  `json:"hard"`
+}
+
+// Resources are limits and reservations; zero is unset.
+type Resources struct {
+	CPUs              float64 `json:"cpus,omitempty"`
+	CPUShares         int64   `json:"cpuShares,omitempty"`
+	CPUSet            string  `json:"cpuset,omitempty"`
+	MemoryBytes       int64   `json:"memoryBytes,omitempty"`
+	MemoryReservation int64   `json:"memoryReservation,omitempty"`
+	SwapBytes         int64   `json:"swapBytes,omitempty"` // memory and swap together; -1 unlimited
+	PIDs              int64   `json:"pids,omitempty"`
+}
+
+// MountType says what is mounted.
+type MountType string
+
+// Types of mounts.
+const (
+	MountBind   MountType = "bind"
+	MountVolume MountType = "volume"
+	MountTmpfs  MountType = "tmpfs"
+	MountImage  MountType = "image"
+)
+
+// Mount is one mount of a service.
+type Mount struct {
+	Type     MountType `json:"type"`
+	Source   string    `json:"source,omitempty"` // bind: absolute host path; volume: key of Project.Volumes, empty for an anonymous one; image: reference
+	Target   string    `json:"target"`
+	ReadOnly bool      `json:"readOnly,omitempty"`
+	Pos      Pos       `json:"pos"`
+
+	CreateHostPath bool     `json:"createHostPath,omitempty"` // bind
+	Propagation    string   `json:"propagation,omitempty"`    // bind
+	NoCopy         bool     `json:"noCopy,omitempty"`         // volume
+	Subpath        string   `json:"subpath,omitempty"`        // volume, image
+	SizeBytes      int64    `json:"sizeBytes,omitempty"`      // tmpfs
+	Mode           uint32   `json:"mode,omitempty"`           // tmpfs
+	UID            int      `json:"uid,omitempty"`            // tmpfs
+	GID            int      `json:"gid,omitempty"`            // tmpfs
+	Options        []string `json:"options,omitempty"`        // tmpfs
+}
+
+// FileRef is a service's use of a config or secret.
+type FileRef struct {
+	Source string `json:"source"` // key of Project.Configs or Secrets
+	Target string `json:"target"` // absolute
+	UID    string `json:"uid,omitempty"`
+	GID    string `json:"gid,omitempty"`
+	Mode   uint32 `json:"mode"` // default 0444
+	Pos    Pos    `json:"pos"`
+}
+
+// Attachment is a service's place on a network.
+type Attachment struct {
+	Aliases         []string   `json:"aliases,omitempty"`
+	IPv4            netip.Addr `json:"ipv4,omitzero"`
+	IPv6            netip.Addr `json:"ipv6,omitzero"`
+	MAC             string     `json:"mac,omitempty"`
+	InterfaceName   string     `json:"interfaceName,omitempty"`
+	Priority        int        `json:"priority,omitempty"`
+	GatewayPriority int        `json:"gatewayPriority,omitempty"`
+	Pos             Pos        `json:"pos"`
+}
+
+// Port is one published port; ranges are already expanded.
+type Port struct {
+	HostIP       netip.Addr `json:"hostIp,omitzero"`        // invalid: all addresses
+	Published    uint16     `json:"published,omitempty"`    // 0: any free one
+	PublishedEnd uint16     `json:"publishedEnd,omitempty"` // the first free one in Published..PublishedEnd; 0: no range
+	Target       uint16     `json:"target"`
+	Protocol     string     `json:"protocol"` // tcp, udp
+	Name         string     `json:"name,omitempty"`
+	Pos          Pos        `json:"pos"`
+}
+
+// ExtraHost is one line of extra_hosts; Addr may be "host-gateway".
+type ExtraHost struct {
+	Name string `json:"name"`
+	Addr string `json:"addr"`
+}
+
+// Extension is x-stack of a service.
+type Extension struct {
+	Machine   string `json:"machine,omitempty"`   // services of one name share a machine
+	Host      string `json:"host,omitempty"`      // "deny" closes host.docker.internal
+	MemoryMiB int    `json:"memoryMiB,omitempty"` // of the machine
+	VCPUs     int    `json:"vcpus,omitempty"`
+}
+
+// Network is a top-level network in use.
+type Network struct {
+	Key      string            `json:"key"`
+	Name     string            `json:"name"` // PROJECT_KEY unless named
+	External bool              `json:"external,omitempty"`
+	Internal bool              `json:"internal,omitempty"`
+	IPv4     bool              `json:"ipv4"`
+	IPv6     bool              `json:"ipv6,omitempty"`
+	MTU      int               `json:"mtu,omitempty"`
+	Pools    []IPAMPool        `json:"pools,omitempty"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Hash     string            `json:"hash"`
+	Pos      Pos               `json:"pos"`
+}
+
+// IPAMPool is one entry of ipam.config.
+type IPAMPool struct {
+	Subnet  netip.Prefix          `json:"subnet,omitzero"`
+	Range   netip.Prefix          `json:"range,omitzero"`
+	Gateway netip.Addr            `json:"gateway,omitzero"`
+	Aux     map[string]netip.Addr `json:"aux,omitempty"`
+}
+
+// Volume is a top-level volume in use.
+type Volume struct {
+	Key        string            `json:"key"`
+	Name       string            `json:"name"` // PROJECT_KEY unless named
+	External   bool              `json:"external,omitempty"`
+	Driver     string            `json:"driver,omitempty"`
+	DriverOpts map[string]string `json:"driverOpts,omitempty"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	SizeBytes  int64             `json:"sizeBytes,omitempty"` // 0: default
+	Hash       string            `json:"hash"`
+	Pos        Pos               `json:"pos"`
+}
+
+// Config is a config or a secret with its content.
+type Config struct {
+	Key     string `json:"key"`
+	Name    string `json:"name"`
+	Content []byte `json:"content,omitempty"`
+	From    string `json:"from"` // "file PATH", "environment NAME", "content": for people
+	Pos     Pos    `json:"pos"`
+}
