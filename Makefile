@@ -1,0 +1,79 @@
+# The commands others rely on. Each installs what it needs where it may (Debian
+# packages as root, Go modules) and works offline once that is there.
+
+SHELL       := /bin/bash
+GO          ?= go
+BIN         := $(CURDIR)/bin
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS     := -s -w -X github.com/stackvm/stack/cmd/stack/version.Version=$(VERSION)
+GOBUILD     := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+TEST_FLAGS  ?=
+
+include guest/kernel/guest.mk
+
+# Debian packages: to run machines, to build the guest, to test.
+RUN_DEBS  := qemu-system-x86
+TEST_DEBS := e2fsprogs erofs-utils
+DEBS      := $(RUN_DEBS) $(GUEST_DEBS) $(TEST_DEBS)
+
+.PHONY: all build guest deps demo demo-down test soak lint unit race e2e bench fmt clean help
+all: build guest
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+build: ## build bin/stack
+	$(GOBUILD) -o $(BIN)/stack ./cmd/stack
+
+deps: ## install the Debian packages that building and testing need
+	@missing="$$(for p in $(DEBS); do dpkg-query -W -f='$${db:Status-Status}\n' $$p 2>/dev/null | grep -qx installed || echo $$p; done)"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ]; then echo "missing Debian packages:" $$missing >&2; echo "install them: sudo apt-get install --no-install-recommends" $$missing >&2; exit 1; fi; \
+	apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing
+
+demo: ## bring examples/three-tier up in micro-VMs and leave it running
+	examples/demo.sh up
+
+demo-down: ## end what demo left running
+	examples/demo.sh down
+
+test: deps lint unit race e2e ## everything that must pass
+
+lint: $(BIN)/golangci-lint $(BIN)/staticcheck $(BIN)/gofumpt ## static checks
+	@out="$$($(BIN)/gofumpt -l cmd spec planner runtime network guest examples e2e)"; if [ -n "$$out" ]; then echo "not formatted with gofumpt:"; echo "$$out"; exit 1; fi
+	$(GO) vet ./...
+	$(BIN)/staticcheck ./...
+	$(BIN)/golangci-lint run ./...
+
+# The tools have module files of their own: their dependencies must not steer ours.
+$(BIN)/staticcheck $(BIN)/gofumpt $(BIN)/benchstat: .ci/tools/go.mod
+	cd .ci/tools && GOBIN=$(BIN) $(GO) install honnef.co/go/tools/cmd/staticcheck mvdan.cc/gofumpt golang.org/x/perf/cmd/benchstat
+	@touch $(BIN)/staticcheck $(BIN)/gofumpt $(BIN)/benchstat
+
+$(BIN)/golangci-lint: .ci/golangci/go.mod
+	cd .ci/golangci && GOBIN=$(BIN) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@touch $@
+
+unit: guest ## unit tests
+	$(GO) test $(TEST_FLAGS) $$($(GO) list ./... | grep -v /e2e)
+
+# The packages whose goroutines share memory.
+RACE := ./runtime/... ./network/... ./planner/... ./guest/wire/...
+race: ## the concurrent packages under the race detector
+	CGO_ENABLED=1 $(GO) test -race -short $(TEST_FLAGS) $(RACE)
+
+e2e: build guest ## whole-program tests against real machines
+	$(GO) test -count=1 -timeout 60m $(TEST_FLAGS) ./e2e/...
+
+soak: build guest ## the long tests, to be run before a release
+	STACK_SOAK=1 $(GO) test -count=1 -timeout 120m -v $(TEST_FLAGS) ./e2e/...
+
+bench: build guest $(BIN)/benchstat ## speed and memory, for benchstat
+	$(GO) test -run '^$$' -bench . -benchmem $(TEST_FLAGS) $$($(GO) list ./... | grep -v /e2e)
+	$(GO) test -run '^$$' -bench . -timeout 60m $(TEST_FLAGS) ./e2e/...
+
+fmt: $(BIN)/gofumpt ## format the code
+	$(BIN)/gofumpt -w cmd spec planner runtime network guest examples e2e
+
+clean: ## remove what build made here (the guest's cache stays)
+	rm -rf $(BIN)
