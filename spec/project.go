@@ -42,6 +42,8 @@ type Project struct {
 	WorkingDir string     `json:"workingDir"`
 	Files      []string   `json:"files"` // absolute; "-" for standard input
 	EnvFiles   []string   `json:"envFiles,omitempty"`
+	// Compatibility names replicas with "_" between the parts, as compose v1 did.
+	Compatibility bool `json:"compatibility,omitempty"`
 
 	Services map[string]*Service `json:"services"`
 	Disabled []string            `json:"disabled,omitempty"` // services that no active profile selects: no orphans
@@ -61,8 +63,13 @@ type Service struct {
 	Keys map[string]Pos `json:"keys,omitempty"`
 
 	// Hash changes exactly when a running replica no longer is what the file
-	// asks for; see HashService.
+	// asks for: with anything that it was made from, the contents of configs,
+	// secrets and env files included, but not the build, the scale, what it
+	// depends on or how images are pulled. It is keyed by Options.HashKey.
 	Hash string `json:"hash"`
+	// Aspects are digests of the service's parts ("image", "environment.FOO",
+	// "configs.nginx_conf"): comparing them says what has changed.
+	Aspects map[string]string `json:"aspects,omitempty"`
 
 	Image      string `json:"image"` // name:tag; for a build without image, PROJECT-SERVICE
 	Build      bool   `json:"build,omitempty"`

@@ -1,0 +1,878 @@
+package spec
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/docker/go-units"
+)
+
+// converter turns compose-go's project into ours. It goes on after a fault, so
+// that all of them are found.
+type converter struct {
+	*loading
+	src    *types.Project
+	out    *Project
+	faults faults
+}
+
+func (l *loading) convert(src *types.Project) (*Project, error) {
+	src, err := l.resolveEnvironments(src)
+	if err != nil {
+		return nil, err
+	}
+	c := &converter{loading: l, src: src}
+	c.out = &Project{
+		Name: src.Name, NameFrom: l.named, WorkingDir: l.dir,
+		Files: src.ComposeFiles, EnvFiles: slices.Clone(l.envFiles),
+		Compatibility: l.opt.Compatibility,
+		Services:      map[string]*Service{}, Networks: map[string]*Network{}, Volumes: map[string]*Volume{},
+		Configs: map[string]*Config{}, Secrets: map[string]*Config{},
+		Disabled: src.DisabledServiceNames(),
+	}
+	for i, f := range c.out.EnvFiles {
+		if abs, err := filepath.Abs(f); err == nil {
+			c.out.EnvFiles[i] = abs
+		}
+	}
+	c.checkSupport()
+	for _, key := range sortedKeys(src.Networks) {
+		c.network(key, src.Networks[key])
+	}
+	for _, key := range sortedKeys(src.Volumes) {
+		c.volume(key, src.Volumes[key])
+	}
+	for _, key := range sortedKeys(src.Configs) {
+		c.file("configs", key, types.FileObjectConfig(src.Configs[key]), c.out.Configs)
+	}
+	for _, key := range sortedKeys(src.Secrets) {
+		c.file("secrets", key, types.FileObjectConfig(src.Secrets[key]), c.out.Secrets)
+	}
+	for _, name := range sortedKeys(src.Services) {
+		c.service(name, src.Services[name])
+	}
+	c.links()
+	c.containerNames()
+	if err := c.faults.err(); err != nil {
+		return nil, err
+	}
+	c.hash()
+	return c.out, nil
+}
+
+// resolveEnvironments reads env files one service at a time, so that every one
+// that is missing is reported.
+func (l *loading) resolveEnvironments(src *types.Project) (*types.Project, error) {
+	p, err := src.WithServicesEnvironmentResolved(true)
+	if err == nil {
+		return p, nil
+	}
+	var found faults
+	for _, name := range sortedKeys(src.Services) {
+		one := *src
+		one.Services = types.Services{name: src.Services[name]}
+		if _, err := one.WithServicesEnvironmentResolved(true); err != nil {
+			pos := l.x.find("services", name, "env_file")
+			for i, f := range src.Services[name].EnvFiles {
+				if strings.Contains(err.Error(), f.Path) {
+					pos = l.x.find("services", name, "env_file", strconv.Itoa(i))
+				}
+			}
+			found.add(pos, fmt.Errorf("service %q: %w", name, err))
+		}
+	}
+	if err := found.err(); err != nil {
+		return nil, err
+	}
+	return nil, &Error{Err: err}
+}
+
+func (c *converter) fault(at []string, hint, msg string, args ...any) {
+	c.faults = append(c.faults, &Error{Pos: c.x.find(at...), Err: fmt.Errorf(msg, args...), Hint: hint})
+}
+
+func (c *converter) service(name string, in types.ServiceConfig) {
+	key := func(parts ...string) []string { return append([]string{"services", name}, parts...) }
+	s := &Service{
+		Name: name, Pos: c.x.find("services", name), Keys: c.x.under("services", name),
+		Image: in.Image, Build: in.Build != nil, Platform: in.Platform, PullPolicy: in.PullPolicy,
+		Command: in.Command, Entrypoint: in.Entrypoint,
+		WorkingDir: in.WorkingDir, User: in.User, GroupAdd: in.GroupAdd,
+		TTY: in.Tty, StdinOpen: in.StdinOpen, Init: in.Init != nil && *in.Init,
+		StopSignal: in.StopSignal,
+		Attach:     in.Attach == nil || *in.Attach,
+		Labels:     in.Labels, Annotations: in.Annotations, ContainerName: in.ContainerName, Scale: in.GetScale(),
+		Privileged: in.Privileged, CapAdd: in.CapAdd, CapDrop: in.CapDrop, SecurityOpt: in.SecurityOpt,
+		ReadOnly: in.ReadOnly, Sysctls: in.Sysctls, OOMScoreAdj: int(in.OomScoreAdj), ShmSize: int64(in.ShmSize),
+		NetworkMode: in.NetworkMode, IPC: in.Ipc, PID: in.Pid, Expose: in.Expose,
+		Hostname: in.Hostname, Domainname: in.DomainName,
+		DNS: in.DNS, DNSSearch: in.DNSSearch, DNSOptions: in.DNSOpts,
+	}
+	if s.Image == "" && s.Build {
+		s.Image = c.out.Name + "-" + name
+	}
+	if in.StopGracePeriod != nil {
+		d := time.Duration(*in.StopGracePeriod)
+		s.StopGrace = &d
+	}
+	for k, v := range in.Environment {
+		if v != nil { // a name without value that the environment lacks stays unset
+			if s.Environment == nil {
+				s.Environment = map[string]string{}
+			}
+			s.Environment[k] = *v
+		}
+	}
+	if len(in.DependsOn) > 0 {
+		s.DependsOn = map[string]Dependency{}
+		for dep, d := range in.DependsOn {
+			if _, ok := c.src.Services[dep]; !ok && !d.Required {
+				continue // optional, and not in this run
+			}
+			s.DependsOn[dep] = Dependency{Condition: d.Condition, Restart: d.Restart, Required: d.Required}
+		}
+	}
+	if _, _, err := in.GetPullPolicy(); err != nil {
+		c.fault(key("pull_policy"), "", "service %q: invalid pull_policy %q", name, in.PullPolicy)
+	}
+	if s.Image == "" && in.Provider == nil {
+		c.fault(key(), "", "service %q has neither an image nor a build context specified", name)
+	}
+	c.restart(s, in)
+	c.health(s, in.HealthCheck)
+	c.logging(s, in.Logging)
+	c.resources(s, in)
+	c.ulimits(s, in.Ulimits)
+	c.devices(s, in.Devices)
+	c.mounts(s, in)
+	s.Configs = c.refs(name, "configs", refsOf(in.Configs))
+	s.Secrets = c.refs(name, "secrets", refsOf(in.Secrets))
+	c.attachments(s, in)
+	c.ports(s, in.Ports)
+	for _, host := range sortedKeys(in.ExtraHosts) {
+		for _, addr := range in.ExtraHosts[host] {
+			if addr != "host-gateway" && net.ParseIP(addr) == nil {
+				c.fault(key("extra_hosts", host), "", "service %q: extra_hosts: %q is no IP address", name, addr)
+			}
+			s.ExtraHosts = append(s.ExtraHosts, ExtraHost{Name: host, Addr: addr})
+		}
+	}
+	if v, ok := in.StorageOpt["size"]; ok {
+		n, err := units.RAMInBytes(v)
+		if err != nil || n <= 0 {
+			c.fault(key("storage_opt", "size"), "", "service %q: storage_opt.size: %q is no size", name, v)
+		}
+		s.StorageSize = n
+	}
+	for i, v := range in.SecurityOpt {
+		c.securityOpt(name, i, v)
+	}
+	s.Extension = c.serviceExtension(name, in.Extensions)
+	c.out.Services[name] = s
+}
+
+func (c *converter) restart(s *Service, in types.ServiceConfig) {
+	at := []string{"services", s.Name, "restart"}
+	policy, limit, ok := strings.Cut(in.Restart, ":")
+	if ok {
+		n, err := strconv.Atoi(limit)
+		if err != nil || n < 0 || policy != "on-failure" {
+			c.fault(at, "", "service %q: invalid restart policy %q", s.Name, in.Restart)
+		}
+		s.Restart.Max = n
+	}
+	switch policy {
+	case "":
+		policy = "no"
+	case "no", "always", "on-failure", "unless-stopped":
+	default:
+		c.fault(at, "one of no, always, on-failure[:max], unless-stopped", "service %q: invalid restart policy %q", s.Name, in.Restart)
+	}
+	s.Restart.Policy = policy
+	// As docker compose: deploy's policy replaces the service's.
+	if in.Deploy == nil || in.Deploy.RestartPolicy == nil {
+		return
+	}
+	rp := in.Deploy.RestartPolicy
+	s.Restart = Restart{Policy: "no"}
+	switch rp.Condition {
+	case "none", "no", "never":
+	case "on-failure":
+		s.Restart.Policy = "on-failure"
+	case "unless-stopped":
+		s.Restart.Policy = "unless-stopped"
+	case "", "any", "always":
+		s.Restart.Policy = "always"
+	default:
+		c.fault([]string{"services", s.Name, "deploy", "restart_policy", "condition"}, "one of none, on-failure, any",
+			"service %q: invalid restart_policy condition %q", s.Name, rp.Condition)
+	}
+	if rp.MaxAttempts != nil && s.Restart.Policy == "on-failure" {
+		s.Restart.Max = int(min(*rp.MaxAttempts, 1<<31-1))
+	}
+}
+
+func (c *converter) health(s *Service, in *types.HealthCheckConfig) {
+	if in == nil {
+		return
+	}
+	h := &Healthcheck{Disable: in.Disable, Test: in.Test}
+	if len(h.Test) > 0 && h.Test[0] == "NONE" {
+		h.Disable = true
+	}
+	for _, d := range []struct {
+		name string
+		from *types.Duration
+		to   *time.Duration
+	}{
+		{"interval", in.Interval, &h.Interval},
+		{"timeout", in.Timeout, &h.Timeout},
+		{"start_period", in.StartPeriod, &h.StartPeriod},
+		{"start_interval", in.StartInterval, &h.StartInterval},
+	} {
+		if d.from == nil {
+			continue
+		}
+		if *d.to = time.Duration(*d.from); *d.to < 0 {
+			c.fault([]string{"services", s.Name, "healthcheck", d.name}, "", "service %q: healthcheck.%s must not be negative", s.Name, d.name)
+		}
+	}
+	if in.Retries != nil {
+		h.Retries = int(min(*in.Retries, 1<<31-1))
+	}
+	s.Healthcheck = h
+}
+
+func (c *converter) logging(s *Service, in *types.LoggingConfig) {
+	if in == nil {
+		return
+	}
+	s.Logging = Logging{Driver: in.Driver, Options: in.Options}
+	at := []string{"services", s.Name, "logging"}
+	switch in.Driver {
+	case "", "json-file", "local":
+		for _, k := range sortedKeys(in.Options) {
+			v, bad := in.Options[k], error(nil)
+			switch k {
+			case "max-size":
+				_, bad = units.RAMInBytes(v)
+			case "max-file":
+				if n, err := strconv.Atoi(v); err != nil || n < 1 {
+					bad = fmt.Errorf("%q is no number of files", v)
+				}
+			case "compress", "mode", "max-buffer-size", "labels", "labels-regex", "env", "env-regex", "tag":
+			default:
+				c.ignored(append(at, "options", k), "log option", "no such option of the json-file driver")
+			}
+			if bad != nil {
+				c.fault(append(at, "options", k), "", "service %q: logging: %s: %w", s.Name, k, bad)
+			}
+		}
+	case "none":
+	default:
+		c.ignored(append(at, "driver"), fmt.Sprintf("log driver %q", in.Driver), "logs go to files, as with json-file")
+		s.Logging = Logging{}
+	}
+}
+
+func (c *converter) resources(s *Service, in types.ServiceConfig) {
+	r := Resources{
+		CPUs: float64(in.CPUS), CPUShares: in.CPUShares, CPUSet: in.CPUSet,
+		MemoryBytes: int64(in.MemLimit), MemoryReservation: int64(in.MemReservation),
+		SwapBytes: int64(in.MemSwapLimit), PIDs: in.PidsLimit,
+	}
+	if r.CPUs == 0 {
+		r.CPUs = float64(in.CPUCount)
+	}
+	if r.CPUs == 0 && in.CPUQuota > 0 {
+		period := in.CPUPeriod
+		if period == 0 {
+			period = 100_000 // the kernel's default, µs
+		}
+		r.CPUs = float64(in.CPUQuota) / float64(period)
+	}
+	if d := in.Deploy; d != nil {
+		if l := d.Resources.Limits; l != nil {
+			r.CPUs = first(r.CPUs, float64(l.NanoCPUs.Value()))
+			r.MemoryBytes = first(r.MemoryBytes, int64(l.MemoryBytes))
+			r.PIDs = first(r.PIDs, l.Pids)
+		}
+		if l := d.Resources.Reservations; l != nil {
+			r.MemoryReservation = first(r.MemoryReservation, int64(l.MemoryBytes))
+		}
+	}
+	// 0.1 written in the file is 0.1 to us, not the nearest float32.
+	r.CPUs, _ = strconv.ParseFloat(strconv.FormatFloat(r.CPUs, 'g', 7, 64), 64)
+	if r.CPUs < 0 {
+		c.fault([]string{"services", s.Name, "cpus"}, "", "service %q: cpus must not be negative", s.Name)
+	}
+	if r.MemoryBytes != 0 && r.MemoryBytes < minMemory {
+		c.fault([]string{"services", s.Name, "mem_limit"}, "", "service %q: minimum memory limit allowed is 6MB", s.Name)
+	}
+	if r.PIDs < 0 {
+		r.PIDs = 0 // -1 is docker's word for no limit
+	}
+	s.Resources = r
+}
+
+// minMemory is docker's least memory limit.
+const minMemory = 6 << 20
+
+func first[T comparable](a, b T) T {
+	var zero T
+	if a != zero {
+		return a
+	}
+	return b
+}
+
+// ulimitNames are those of setrlimit(2) that docker takes.
+var ulimitNames = []string{
+	"core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",
+	"rss", "rtprio", "rttime", "sigpending", "stack",
+}
+
+func (c *converter) ulimits(s *Service, in map[string]*types.UlimitsConfig) {
+	for _, name := range sortedKeys(in) {
+		u := in[name]
+		at := []string{"services", s.Name, "ulimits", name}
+		if !slices.Contains(ulimitNames, name) {
+			c.fault(at, "one of "+strings.Join(ulimitNames, ", "), "service %q: invalid ulimit %q", s.Name, name)
+			continue
+		}
+		l := Ulimit{Name: name, Soft: int64(u.Soft), Hard: int64(u.Hard)}
+		if u.Single != 0 {
+			l.Soft, l.Hard = int64(u.Single), int64(u.Single)
+		}
+		if l.Hard != -1 && (l.Soft == -1 || l.Soft > l.Hard) {
+			c.fault(at, "", "service %q: ulimit %s: soft limit %d is above the hard limit %d", s.Name, name, l.Soft, l.Hard)
+		}
+		s.Ulimits = append(s.Ulimits, l)
+	}
+}
+
+// guestDevices are the devices a machine has of its own: a service that asks
+// for one gets its own kernel's, no device of the host.
+var guestDevices = []string{"/dev/net/tun", "/dev/fuse", "/dev/kmsg", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/loop-control"}
+
+func (c *converter) devices(s *Service, in []types.DeviceMapping) {
+	for i, d := range in {
+		at := []string{"services", s.Name, "devices", strconv.Itoa(i)}
+		if !slices.Contains(guestDevices, d.Source) {
+			c.fault(at, "devices of the host are not passed into machines; the machine's own are "+strings.Join(guestDevices, ", "),
+				"service %q: device %q: not supported", s.Name, d.Source)
+			continue
+		}
+		s.Devices = append(s.Devices, d.Source+":"+first(d.Target, d.Source)+":"+first(d.Permissions, "rwm"))
+	}
+}
+
+func (c *converter) mounts(s *Service, in types.ServiceConfig) {
+	for _, v := range in.Volumes {
+		at := []string{"services", s.Name, "volumes", "@" + v.Target}
+		m := Mount{Type: MountType(v.Type), Source: v.Source, Target: v.Target, ReadOnly: v.ReadOnly, Pos: c.x.find(at...)}
+		if !path.IsAbs(v.Target) || path.Clean(v.Target) == "/" {
+			c.fault(at, "", "service %q: mount target %q must be an absolute path, and not /", s.Name, v.Target)
+		}
+		switch v.Type {
+		case types.VolumeTypeBind:
+			if filepath.Base(v.Source) == "docker.sock" {
+				c.fault(at, "a machine has no docker engine to talk to", "service %q: mounting %s is not supported", s.Name, v.Source)
+			}
+			if v.Bind != nil {
+				m.CreateHostPath, m.Propagation = bool(v.Bind.CreateHostPath), v.Bind.Propagation
+			}
+		case types.VolumeTypeVolume:
+			if v.Volume != nil {
+				m.NoCopy, m.Subpath = v.Volume.NoCopy, v.Volume.Subpath
+			}
+			m = c.localDriver(at, m)
+		case types.VolumeTypeTmpfs:
+			if v.Tmpfs != nil {
+				m.SizeBytes, m.Mode = int64(v.Tmpfs.Size), v.Tmpfs.Mode
+			}
+		case types.VolumeTypeImage:
+			if v.Image != nil {
+				m.Subpath = v.Image.SubPath
+			}
+			m.ReadOnly = true
+		default:
+			c.fault(at, "", "service %q: mounts of type %q are not supported", s.Name, v.Type)
+		}
+		if m.Subpath != "" && !filepath.IsLocal(m.Subpath) {
+			c.fault(at, "", "service %q: subpath %q leads out of its volume", s.Name, m.Subpath)
+		}
+		s.Mounts = append(s.Mounts, m)
+	}
+	for i, v := range in.Tmpfs {
+		at := []string{"services", s.Name, "tmpfs", strconv.Itoa(i)}
+		m, err := parseTmpfs(v)
+		if err != nil {
+			c.fault(at, "", "service %q: tmpfs %q: %w", s.Name, v, err)
+			continue
+		}
+		m.Pos = c.x.find(at...)
+		s.Mounts = append(s.Mounts, m)
+	}
+	// A mount below another one must come after it.
+	slices.SortStableFunc(s.Mounts, func(a, b Mount) int {
+		return strings.Count(path.Clean(a.Target), "/") - strings.Count(path.Clean(b.Target), "/")
+	})
+}
+
+// localDriver makes the mount that a volume of driver local stands for when its
+// options say more than "a volume".
+func (c *converter) localDriver(at []string, m Mount) Mount {
+	v, ok := c.src.Volumes[m.Source]
+	if !ok || len(v.DriverOpts) == 0 || bool(v.External) {
+		return m
+	}
+	switch kind := v.DriverOpts["type"]; {
+	case kind == "tmpfs":
+		t, err := parseTmpfs(m.Target + ":" + v.DriverOpts["o"])
+		if err != nil {
+			c.fault([]string{"volumes", m.Source, "driver_opts", "o"}, "", "volume %q: %w", m.Source, err)
+			return m
+		}
+		t.Pos, t.ReadOnly = m.Pos, m.ReadOnly
+		return t
+	case (kind == "none" || kind == "") && hasOption(v.DriverOpts["o"], "bind", "rbind"):
+		if !filepath.IsAbs(v.DriverOpts["device"]) {
+			c.fault([]string{"volumes", m.Source, "driver_opts", "device"}, "", "volume %q: device %q is no absolute path", m.Source, v.DriverOpts["device"])
+		}
+		return Mount{Type: MountBind, Source: v.DriverOpts["device"], Target: m.Target, ReadOnly: m.ReadOnly, Subpath: m.Subpath, Pos: m.Pos}
+	case kind != "":
+		c.fault([]string{"volumes", m.Source, "driver_opts", "type"}, "", "volume %q: driver_opts of type %q are not supported", m.Source, kind)
+	}
+	return m
+}
+
+func hasOption(list string, names ...string) bool {
+	for _, o := range strings.Split(list, ",") {
+		if slices.Contains(names, strings.TrimSpace(o)) {
+			return true
+		}
+	}
+	return false
+}
+
+// parseTmpfs reads PATH[:OPTIONS] as docker's --tmpfs takes it.
+func parseTmpfs(v string) (Mount, error) {
+	target, options, _ := strings.Cut(v, ":")
+	m := Mount{Type: MountTmpfs, Target: path.Clean(target)}
+	if !path.IsAbs(target) {
+		return m, errors.New("the path must be absolute")
+	}
+	for _, o := range strings.Split(options, ",") {
+		name, value, _ := strings.Cut(strings.TrimSpace(o), "=")
+		var err error
+		switch name {
+		case "", "rw":
+		case "ro":
+			m.ReadOnly = true
+		case "size":
+			m.SizeBytes, err = units.RAMInBytes(value)
+			if err == nil && m.SizeBytes < 0 {
+				err = errors.New("negative")
+			}
+		case "mode":
+			var n uint64
+			n, err = strconv.ParseUint(value, 8, 32)
+			m.Mode = uint32(n)
+		case "uid":
+			m.UID, err = parseID(value)
+		case "gid":
+			m.GID, err = parseID(value)
+		case "exec", "noexec", "suid", "nosuid", "dev", "nodev", "atime", "noatime", "nr_inodes", "nr_blocks", "huge":
+			m.Options = append(m.Options, o)
+		default:
+			return m, fmt.Errorf("unknown option %q", name)
+		}
+		if err != nil {
+			return m, fmt.Errorf("invalid %s %q", name, value)
+		}
+	}
+	return m, nil
+}
+
+func parseID(s string) (int, error) {
+	n, err := strconv.ParseUint(s, 10, 31)
+	return int(n), err
+}
+
+func refsOf[T ~struct {
+	Source     string           `yaml:"source,omitempty" json:"source,omitempty"`
+	Target     string           `yaml:"target,omitempty" json:"target,omitempty"`
+	UID        string           `yaml:"uid,omitempty" json:"uid,omitempty"`
+	GID        string           `yaml:"gid,omitempty" json:"gid,omitempty"`
+	Mode       *types.FileMode  `yaml:"mode,omitempty" json:"mode,omitempty"`
+	Extensions types.Extensions `yaml:"#extensions,inline,omitempty" json:"-"`
+}](in []T) []types.FileReferenceConfig {
+	var out []types.FileReferenceConfig
+	for _, r := range in {
+		out = append(out, types.FileReferenceConfig(r))
+	}
+	return out
+}
+
+// refs places configs at /NAME and secrets in /run/secrets, as docker does.
+func (c *converter) refs(service, kind string, in []types.FileReferenceConfig) []FileRef {
+	dir, targets := "/", map[string]bool{}
+	if kind == "secrets" {
+		dir = "/run/secrets"
+	}
+	var out []FileRef
+	for _, r := range in {
+		at := []string{"services", service, kind, "@" + r.Source}
+		f := FileRef{Source: r.Source, Target: first(r.Target, r.Source), UID: r.UID, GID: r.GID, Mode: 0o444, Pos: c.x.find(at...)}
+		if !path.IsAbs(f.Target) {
+			f.Target = path.Join(dir, f.Target)
+		}
+		f.Target = path.Clean(f.Target)
+		if r.Mode != nil {
+			if *r.Mode < 0 || *r.Mode > 0o7777 {
+				c.fault(at, "", "service %q: mode %#o of %s is no file mode", service, *r.Mode, r.Source)
+			}
+			f.Mode = uint32(*r.Mode) & 0o7777
+		}
+		if targets[f.Target] {
+			c.fault(at, "", "service %q: target %s already used by another of its %s", service, f.Target, kind)
+		}
+		targets[f.Target] = true
+		out = append(out, f)
+	}
+	return out
+}
+
+func (c *converter) attachments(s *Service, in types.ServiceConfig) {
+	if len(in.Networks) > 0 {
+		s.Networks = map[string]Attachment{}
+	}
+	for _, name := range sortedKeys(in.Networks) {
+		at := []string{"services", s.Name, "networks", name}
+		a := Attachment{Pos: c.x.find(at...)}
+		if n := in.Networks[name]; n != nil {
+			a.Aliases, a.InterfaceName, a.Priority, a.GatewayPriority = n.Aliases, n.InterfaceName, n.Priority, n.GatewayPriority
+			if !n.ServiceNameAliasEnabled() {
+				c.ignored(append(at, "use_service_name_alias"), "use_service_name_alias", "a service always resolves by its name")
+			}
+			a.IPv4 = c.addr(append(at, "ipv4_address"), s.Name, n.Ipv4Address, netip.Addr.Is4)
+			a.IPv6 = c.addr(append(at, "ipv6_address"), s.Name, n.Ipv6Address, netip.Addr.Is6)
+			a.MAC = c.mac(append(at, "mac_address"), s.Name, n.MacAddress)
+			if len(n.InterfaceName) > 15 || strings.ContainsAny(n.InterfaceName, "/ \t\n") {
+				c.fault(append(at, "interface_name"), "", "service %q: %q is no interface name", s.Name, n.InterfaceName)
+			}
+		}
+		s.Networks[name] = a
+	}
+	if in.MacAddress != "" {
+		mac := c.mac([]string{"services", s.Name, "mac_address"}, s.Name, in.MacAddress)
+		if by := in.NetworksByPriority(); len(by) > 0 {
+			a := s.Networks[by[0]]
+			a.MAC = first(a.MAC, mac)
+			s.Networks[by[0]] = a
+		}
+	}
+	for _, ns := range []struct{ key, value string }{{"network_mode", s.NetworkMode}, {"ipc", s.IPC}, {"pid", s.PID}} {
+		at := []string{"services", s.Name, ns.key}
+		kind, _, _ := strings.Cut(ns.value, ":")
+		switch {
+		case ns.value == "" || ns.value == "private" || ns.value == "none" && ns.key != "pid" || ns.value == "shareable" && ns.key == "ipc":
+		case kind == "service" || kind == "container":
+			c.fault(at, "services cannot share a machine yet", "service %q: %s: %s is not supported", s.Name, ns.key, ns.value)
+		case ns.value == "host":
+			c.fault(at, "every service has a kernel of its own: nothing of the host's is visible in it", "service %q: %s: host is not supported", s.Name, ns.key)
+		default:
+			c.fault(at, "", "service %q: %s: %q is not supported", s.Name, ns.key, ns.value)
+		}
+	}
+}
+
+func (c *converter) addr(at []string, service, v string, family func(netip.Addr) bool) netip.Addr {
+	if v == "" {
+		return netip.Addr{}
+	}
+	a, err := netip.ParseAddr(v)
+	if err != nil || !family(a) || a.Zone() != "" {
+		c.fault(at, "", "service %q: %s: %q is no address of that family", service, at[len(at)-1], v)
+	}
+	return a
+}
+
+func (c *converter) mac(at []string, service, v string) string {
+	if v == "" {
+		return ""
+	}
+	hw, err := net.ParseMAC(v)
+	if err != nil || len(hw) != 6 || hw[0]&1 != 0 {
+		c.fault(at, "", "service %q: %q is no address of a network card", service, v)
+		return ""
+	}
+	return hw.String()
+}
+
+func (c *converter) ports(s *Service, in []types.ServicePortConfig) {
+	for _, p := range in {
+		at := []string{"services", s.Name, "ports", portName(p)}
+		if !c.x.has(at...) {
+			at = at[:3] // a range in the long form has no name of its own
+		}
+		out := Port{Target: uint16(p.Target), Protocol: first(p.Protocol, "tcp"), Name: p.Name, Pos: c.x.find(at...)}
+		switch {
+		case p.Target == 0 || p.Target > 65535:
+			c.fault(at, "", "service %q: port %d is not in 1-65535", s.Name, p.Target)
+		case out.Protocol != "tcp" && out.Protocol != "udp":
+			c.fault(at, "", "service %q: publishing %s ports is not supported", s.Name, out.Protocol)
+		}
+		if p.HostIP != "" {
+			ip, err := netip.ParseAddr(p.HostIP)
+			if err != nil {
+				c.fault(at, "", "service %q: invalid ip address: %s", s.Name, p.HostIP)
+			}
+			if !ip.IsUnspecified() || ip.Is6() {
+				out.HostIP = ip
+			}
+			if ip == netip.IPv4Unspecified() {
+				out.HostIP = ip
+			}
+		}
+		var err error
+		if out.Published, out.PublishedEnd, err = parsePublished(p.Published); err != nil {
+			c.fault(at, "", "service %q: published port %q: %w", s.Name, p.Published, err)
+		}
+		s.Ports = append(s.Ports, out)
+	}
+}
+
+// parsePublished reads "", "8080" or "8080-8090".
+func parsePublished(v string) (from, to uint16, err error) {
+	if v == "" {
+		return 0, 0, nil
+	}
+	lo, hi, ranged := strings.Cut(v, "-")
+	a, err := strconv.ParseUint(lo, 10, 16)
+	if err != nil {
+		return 0, 0, errors.New("not a port or a range of ports")
+	}
+	if !ranged {
+		return uint16(a), 0, nil
+	}
+	b, err := strconv.ParseUint(hi, 10, 16)
+	switch {
+	case err != nil || a == 0:
+		return 0, 0, errors.New("not a port or a range of ports")
+	case b < a:
+		return 0, 0, errors.New("the range ends before it starts")
+	case b == a:
+		return uint16(a), 0, nil
+	}
+	return uint16(a), uint16(b), nil
+}
+
+func (c *converter) securityOpt(service string, i int, v string) {
+	at := []string{"services", service, "security_opt", strconv.Itoa(i)}
+	name, value, _ := strings.Cut(strings.Replace(v, "=", ":", 1), ":")
+	switch name {
+	case "no-new-privileges":
+		if value != "" && value != "true" && value != "false" {
+			c.fault(at, "", "service %q: security_opt %q: not true or false", service, v)
+		}
+	case "seccomp":
+	case "apparmor", "label", "systempaths":
+		c.ignored(at, "security_opt "+name, "the machine's kernel has no such module, and is the service's own")
+	default:
+		c.fault(at, "", "service %q: security_opt %q is not supported", service, v)
+	}
+}
+
+func (c *converter) network(key string, in types.NetworkConfig) {
+	at := func(parts ...string) []string { return append([]string{"networks", key}, parts...) }
+	n := &Network{
+		Key: key, Name: in.Name, External: bool(in.External), Internal: in.Internal,
+		IPv4: in.EnableIPv4 == nil || *in.EnableIPv4, IPv6: in.EnableIPv6 != nil && *in.EnableIPv6,
+		Labels: in.Labels,
+	}
+	if c.x.has(at()...) {
+		n.Pos = c.x.find(at()...) // the implicit default network is written nowhere
+	}
+	switch in.Driver {
+	case "", "default", "bridge":
+	case "overlay":
+		c.ignored(at("driver"), `driver "overlay"`, "there is one host, its networks are bridges")
+	default:
+		c.fault(at("driver"), "leave the driver out", "network %q: driver %q is not supported", key, in.Driver)
+	}
+	for _, k := range sortedKeys(in.DriverOpts) {
+		if k != "com.docker.network.driver.mtu" {
+			c.ignored(at("driver_opts", k), "network option", "no kernel bridge carries this network")
+			continue
+		}
+		mtu, err := strconv.Atoi(in.DriverOpts[k])
+		if err != nil || mtu < 576 || mtu > 65535 {
+			c.fault(at("driver_opts", k), "", "network %q: mtu %q is not in 576-65535", key, in.DriverOpts[k])
+		}
+		n.MTU = mtu
+	}
+	for i, p := range in.Ipam.Config {
+		if p == nil {
+			continue
+		}
+		n.Pools = append(n.Pools, c.pool(at("ipam", "config", strconv.Itoa(i)), key, p))
+	}
+	for _, p := range n.Pools {
+		if p.Subnet.Addr().Is6() {
+			n.IPv6 = true // a v6 subnet is asked for by naming it
+		}
+	}
+	c.out.Networks[key] = n
+}
+
+func (c *converter) pool(at []string, key string, in *types.IPAMPool) IPAMPool {
+	prefix := func(name, v string) netip.Prefix {
+		if v == "" {
+			return netip.Prefix{}
+		}
+		p, err := netip.ParsePrefix(v)
+		if err != nil {
+			c.fault(append(at, name), "", "network %q: %s: %q is no network in CIDR notation", key, name, v)
+		}
+		return p.Masked()
+	}
+	var pool IPAMPool
+	pool.Subnet, pool.Range = prefix("subnet", in.Subnet), prefix("ip_range", in.IPRange)
+	inside := func(name, v string) netip.Addr {
+		a, err := netip.ParseAddr(v)
+		switch {
+		case err != nil:
+			c.fault(append(at, name), "", "network %q: %s: %q is no address", key, name, v)
+		case pool.Subnet.IsValid() && !pool.Subnet.Contains(a):
+			c.fault(append(at, name), "", "network %q: %s %s is not in subnet %s", key, name, a, pool.Subnet)
+		}
+		return a
+	}
+	if in.Gateway != "" {
+		pool.Gateway = inside("gateway", in.Gateway)
+	}
+	if pool.Range.IsValid() && pool.Subnet.IsValid() && (pool.Range.Bits() < pool.Subnet.Bits() || !pool.Subnet.Contains(pool.Range.Addr())) {
+		c.fault(append(at, "ip_range"), "", "network %q: ip_range %s is not in subnet %s", key, pool.Range, pool.Subnet)
+	}
+	for _, name := range sortedKeys(in.AuxiliaryAddresses) {
+		if pool.Aux == nil {
+			pool.Aux = map[string]netip.Addr{}
+		}
+		pool.Aux[name] = inside("aux_addresses", in.AuxiliaryAddresses[name])
+	}
+	return pool
+}
+
+func (c *converter) volume(key string, in types.VolumeConfig) {
+	at := []string{"volumes", key}
+	v := &Volume{
+		Key: key, Name: in.Name, External: bool(in.External), Driver: in.Driver, DriverOpts: in.DriverOpts,
+		Labels: in.Labels, Pos: c.x.find(at...),
+	}
+	if in.Driver != "" && in.Driver != "local" {
+		c.fault(append(at, "driver"), "leave the driver out: a volume is a disk of the machine", "volume %q: driver %q is not supported", key, in.Driver)
+	}
+	if size, ok := in.DriverOpts["size"]; ok {
+		v.SizeBytes = c.volumeSize(append(at, "driver_opts", "size"), key, size)
+	}
+	if size := c.volumeExtension(key, in.Extensions); size != 0 {
+		v.SizeBytes = size
+	}
+	if t := in.DriverOpts["type"]; t == "tmpfs" || (t == "none" || t == "") && hasOption(in.DriverOpts["o"], "bind", "rbind") {
+		return // its mounts were made what it stands for: nothing to create
+	}
+	c.out.Volumes[key] = v
+}
+
+func (c *converter) volumeSize(at []string, key, v string) int64 {
+	n, err := units.RAMInBytes(v)
+	if err != nil || n < 1<<20 {
+		c.fault(at, "write it like 20g", "volume %q: size %q is no size of at least 1 MiB", key, v)
+	}
+	return n
+}
+
+func (c *converter) file(kind, key string, in types.FileObjectConfig, out map[string]*Config) {
+	at := []string{kind, key}
+	what := strings.TrimSuffix(kind, "s")
+	f := &Config{Key: key, Name: in.Name, Pos: c.x.find(at...)}
+	switch {
+	case bool(in.External):
+		c.fault(append(at, "external"), "declare it with file: or environment:", "%s %q: external %s are not supported", what, key, kind)
+	case in.Driver != "" || in.TemplateDriver != "":
+		c.fault(at, "", "%s %q: drivers are not supported", what, key)
+	case in.Environment != "":
+		v, ok := c.env[in.Environment]
+		if !ok {
+			c.fault(append(at, "environment"), "", "environment variable %q required by %s %q is not set", in.Environment, what, key)
+		}
+		f.Content, f.From = []byte(v), "environment "+in.Environment
+	case in.File != "":
+		data, err := readFile(in.File)
+		if err != nil {
+			c.fault(append(at, "file"), "", "%s %q: %w", what, key, err)
+		}
+		f.Content, f.From = data, "file "+in.File
+	default:
+		f.Content, f.From = []byte(in.Content), "content"
+	}
+	out[key] = f
+}
+
+// links gives the target of a link its alias on the networks both are on. Docker
+// lets only the linking service see the name; here the whole network does.
+func (c *converter) links() {
+	for _, name := range sortedKeys(c.src.Services) {
+		for i, link := range c.src.Services[name].Links {
+			target, alias, ok := strings.Cut(link, ":")
+			to := c.out.Services[target]
+			if !ok || alias == target || to == nil {
+				continue
+			}
+			at := []string{"services", name, "links", strconv.Itoa(i)}
+			if _, taken := c.out.Services[alias]; taken {
+				c.fault(at, "", "service %q: link alias %q is the name of another service", name, alias)
+				continue
+			}
+			for _, net := range sortedKeys(c.out.Services[name].Networks) {
+				if a, both := to.Networks[net]; both && !slices.Contains(a.Aliases, alias) {
+					a.Aliases = append(slices.Clone(a.Aliases), alias)
+					to.Networks[net] = a
+				}
+			}
+		}
+	}
+}
+
+func (c *converter) containerNames() {
+	used := map[string]string{}
+	for _, name := range sortedKeys(c.out.Services) {
+		cn := c.out.Services[name].ContainerName
+		if cn == "" {
+			continue
+		}
+		if by, ok := used[cn]; ok {
+			c.fault([]string{"services", name, "container_name"}, "", "services.%s: container name %q is already in use by service %s", name, cn, by)
+		}
+		used[cn] = name
+		if c.out.Services[name].Scale > 1 {
+			c.fault([]string{"services", name, "container_name"}, "", "service %q: can't set container_name and scale as container name must be unique", name)
+		}
+	}
+}
+
+// ignored warns, once, of something written that has no effect.
+func (c *converter) ignored(at []string, what, why string) {
+	c.warn(Warning{Pos: c.x.find(at...), Key: strings.Join(at, "."), Text: what + " is ignored: " + why})
+}

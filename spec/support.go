@@ -1,0 +1,321 @@
+package spec
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Verdict says what becomes of an attribute.
+type Verdict string
+
+// Verdicts.
+const (
+	Honoured Verdict = "honoured"
+	Ignored  Verdict = "ignored" // with one warning where it is written
+	Refused  Verdict = "refused" // an error where it is written
+)
+
+// Rule is what happens to an attribute and to all below it that have no rule of
+// their own.
+type Rule struct {
+	Path    string // "*" is any name, "[]" any list item
+	Verdict Verdict
+	Reason  string // why it is not honoured
+}
+
+func (r *Rule) depth() int { return strings.Count(r.Path, ".") + 1 }
+
+// Reasons that several attributes share.
+const (
+	notYet     = "not supported yet"
+	ownKernel  = "the machine's kernel is the service's own"
+	noSwarm    = "there is one host, as with docker compose"
+	noWindows  = "it is for Windows containers"
+	noBuilding = "" // a build is not run yet, but its image may be there: the planner says so
+)
+
+// Rules is the whole table: every attribute of the compose specification has a
+// row here or inherits one, and a key that has none is refused, so that
+// nothing is dropped in silence. docs/compose.md is made from it.
+var Rules = slices.Concat([]Rule{
+	{"name", Honoured, ""},
+	{"version", Ignored, ""}, // with docker compose's own words
+	{"include", Honoured, ""},
+	{"services", Honoured, ""},
+	{"jobs", Ignored, "nothing runs jobs yet"},
+	{"models", Ignored, "there is no model runner"},
+
+	{"networks", Honoured, ""},
+	{"networks.*.attachable", Honoured, ""}, // means something to swarm only
+	{"networks.*.ipam.driver", Ignored, "addresses are given by the network itself"},
+	{"networks.*.ipam.options", Ignored, "addresses are given by the network itself"},
+	{"volumes", Honoured, ""},
+	{"configs", Honoured, ""},
+	{"secrets", Honoured, ""},
+
+	{"services.*.deploy", Honoured, ""},
+	{"services.*.deploy.mode", Ignored, noSwarm},
+	{"services.*.deploy.endpoint_mode", Ignored, noSwarm},
+	{"services.*.deploy.labels", Ignored, noSwarm},
+	{"services.*.deploy.placement", Ignored, noSwarm},
+	{"services.*.deploy.update_config", Ignored, noSwarm},
+	{"services.*.deploy.rollback_config", Ignored, noSwarm},
+	{"services.*.deploy.restart_policy.delay", Ignored, "restarts back off by themselves"},
+	{"services.*.deploy.restart_policy.window", Ignored, "restarts back off by themselves"},
+	{"services.*.deploy.resources.reservations.cpus", Ignored, "machines share the host's processors"},
+	{"services.*.deploy.resources.reservations.generic_resources", Ignored, noSwarm},
+	{"services.*.deploy.resources.reservations.devices", Refused, "GPUs are not passed into machines"},
+
+	{"services.*.attach", Honoured, ""},
+	{"services.*.build", Honoured, noBuilding},
+	{"services.*.container_name", Honoured, ""},
+	{"services.*.depends_on", Honoured, ""},
+	{"services.*.develop", Ignored, "there is no watch command yet"},
+	{"services.*.expose", Honoured, ""},
+	{"services.*.extends", Honoured, ""},
+	{"services.*.external_links", Refused, "there are no containers outside of projects to link to"},
+	{"services.*.healthcheck", Honoured, ""},
+	{"services.*.links", Honoured, ""},
+	{"services.*.ports", Honoured, ""},
+	{"services.*.pre_start", Refused, notYet},
+	{"services.*.post_start", Refused, notYet},
+	{"services.*.pre_stop", Refused, notYet},
+	{"services.*.profiles", Honoured, ""},
+	{"services.*.provider", Refused, notYet},
+	{"services.*.restart", Honoured, ""},
+	{"services.*.scale", Honoured, ""},
+	{"services.*.stdin_open", Honoured, ""},
+	{"services.*.tty", Honoured, ""},
+}, under("services.*.", []Rule{
+	{"annotations", Honoured, ""},
+	{"blkio_config", Ignored, "a machine's disks are its own"},
+	{"cap_add", Honoured, ""},
+	{"cap_drop", Honoured, ""},
+	{"cgroup", Ignored, ownKernel},
+	{"cgroup_parent", Ignored, ownKernel},
+	{"command", Honoured, ""},
+	{"configs", Honoured, ""},
+	{"cpu_count", Honoured, ""},
+	{"cpu_percent", Ignored, noWindows},
+	{"cpu_period", Honoured, ""},
+	{"cpu_quota", Honoured, ""},
+	{"cpu_rt_period", Ignored, ownKernel},
+	{"cpu_rt_runtime", Ignored, ownKernel},
+	{"cpu_shares", Honoured, ""},
+	{"cpus", Honoured, ""},
+	{"cpuset", Honoured, ""},
+	{"credential_spec", Refused, noWindows},
+	{"device_cgroup_rules", Ignored, ownKernel},
+	{"devices", Honoured, ""}, // the machine's own; others are refused by value
+	{"dns", Honoured, ""},
+	{"dns_opt", Honoured, ""},
+	{"dns_search", Honoured, ""},
+	{"domainname", Honoured, ""},
+	{"entrypoint", Honoured, ""},
+	{"env_file", Honoured, ""},
+	{"environment", Honoured, ""},
+	{"extra_hosts", Honoured, ""},
+	{"gpus", Refused, "GPUs are not passed into machines"},
+	{"group_add", Honoured, ""},
+	{"hostname", Honoured, ""},
+	{"image", Honoured, ""},
+	{"init", Honoured, ""},
+	{"ipc", Honoured, ""}, // by value
+	{"isolation", Ignored, noWindows},
+	{"label_file", Honoured, ""},
+	{"labels", Honoured, ""},
+	{"logging", Honoured, ""},
+	{"mac_address", Honoured, ""},
+	{"mem_limit", Honoured, ""},
+	{"mem_reservation", Honoured, ""},
+	{"mem_swappiness", Ignored, ownKernel},
+	{"memswap_limit", Honoured, ""},
+	{"models", Refused, "there is no model runner"},
+	{"network_mode", Honoured, ""}, // by value
+	{"networks", Honoured, ""},
+	{"networks.*.driver_opts", Ignored, "no kernel bridge carries this network"},
+	{"networks.*.link_local_ips", Ignored, "addresses are given by the network itself"},
+	{"oom_kill_disable", Ignored, "a container without memory is ended, its machine is not"},
+	{"oom_score_adj", Honoured, ""},
+	{"pid", Honoured, ""}, // by value
+	{"pids_limit", Honoured, ""},
+	{"platform", Honoured, ""},
+	{"privileged", Honoured, ""},
+	{"pull_policy", Honoured, ""},
+	{"pull_refresh_after", Ignored, "write pull_policy: every_DURATION"},
+	{"read_only", Honoured, ""},
+	{"runtime", Ignored, "the runtime is a machine"},
+	{"secrets", Honoured, ""},
+	{"security_opt", Honoured, ""}, // by value
+	{"shm_size", Honoured, ""},
+	{"stop_grace_period", Honoured, ""},
+	{"stop_signal", Honoured, ""},
+	{"storage_opt", Honoured, ""},
+	{"sysctls", Honoured, ""},
+	{"tmpfs", Honoured, ""},
+	{"ulimits", Honoured, ""},
+	{"umask", Refused, notYet},
+	{"use_api_socket", Refused, "a machine has no docker engine to talk to"},
+	{"user", Honoured, ""},
+	{"userns_mode", Ignored, ownKernel},
+	{"uts", Ignored, ownKernel},
+	{"volumes", Honoured, ""},
+	{"volumes.[].bind.recursive", Ignored, "a bind shows what is mounted below it"},
+	{"volumes.[].volume.labels", Ignored, "label the volume itself"},
+	{"volumes_from", Refused, notYet},
+	{"working_dir", Honoured, ""},
+}))
+
+func under(prefix string, rules []Rule) []Rule {
+	for i := range rules {
+		rules[i].Path = prefix + rules[i].Path
+	}
+	return rules
+}
+
+// ruleNode is the table as a tree.
+type ruleNode struct {
+	rule *Rule
+	sub  map[string]*ruleNode
+}
+
+var ruleTree = func() *ruleNode {
+	root := &ruleNode{}
+	for i := range Rules {
+		n := root
+		for _, part := range strings.Split(Rules[i].Path, ".") {
+			if n.sub == nil {
+				n.sub = map[string]*ruleNode{}
+			}
+			if n.sub[part] == nil {
+				n.sub[part] = &ruleNode{}
+			}
+			n = n.sub[part]
+		}
+		n.rule = &Rules[i]
+	}
+	return root
+}()
+
+// RuleFor returns the rule that holds for a path of the schema, or nil.
+func RuleFor(path ...string) *Rule {
+	n, rule := ruleTree, (*Rule)(nil)
+	for _, part := range path {
+		next := n.sub[part]
+		if next == nil {
+			next = n.sub["*"]
+		}
+		if next == nil {
+			break
+		}
+		if n = next; n.rule != nil {
+			rule = n.rule
+		}
+	}
+	return rule
+}
+
+// knownServiceKey tells whether a service's attribute has a rule of its own: if
+// not it is unknown, whatever the rule of the service says.
+func knownServiceKey(key string) bool {
+	return ruleTree.sub["services"].sub["*"].sub[key] != nil
+}
+
+// checkSupport walks every key that is written for what this run uses, and
+// reports what is not honoured: each key once, where it stands.
+func (c *converter) checkSupport() {
+	for _, p := range sortedKeys(c.x.at) {
+		e := c.x.at[p]
+		if !e.key {
+			continue
+		}
+		path, pattern := strings.Split(p, pathSep), strings.Split(e.pattern, pathSep)
+		if !c.inUse(path) || slices.ContainsFunc(pattern[min(len(pattern), 1):], isExtension(pattern)) || strings.HasPrefix(path[0], "x-") {
+			continue
+		}
+		rule := RuleFor(pattern...)
+		at := strings.Join(path, ".")
+		if len(path) == 3 && path[0] == "services" && !knownServiceKey(path[2]) {
+			rule = nil
+		}
+		switch {
+		case rule == nil:
+			c.faults.add(e.pos, fmt.Errorf("%s is not known to this version", at))
+		case rule.depth() != len(path): // below the key that the rule is about
+		case rule.Verdict == Refused:
+			c.faults.add(e.pos, fmt.Errorf("%s is not supported: %s", at, rule.Reason))
+		case rule.Path == "version":
+			c.warn(Warning{Pos: e.pos, Key: at, Text: "the attribute `version` is obsolete, it will be ignored, please remove it to avoid potential confusion"})
+		case rule.Verdict == Ignored && !harmless(path, e.text):
+			c.warnOnce(e.pos, at, path[len(path)-1]+" is ignored: "+rule.Reason)
+		}
+	}
+}
+
+// harmless are values that ask for what is anyway the case.
+func harmless(path []string, value string) bool {
+	switch path[len(path)-1] {
+	case "cgroup":
+		return value == "private"
+	case "mode":
+		return value == "replicated"
+	}
+	return false
+}
+
+// warnOnce warns of a key at a place, however many services an anchor brings it
+// to.
+func (c *converter) warnOnce(pos Pos, key, text string) {
+	for _, w := range c.warnings {
+		if w.Pos == pos && w.Text == text {
+			return
+		}
+	}
+	c.warn(Warning{Pos: pos, Key: key, Text: text})
+}
+
+// inUse tells whether a path belongs to something this run makes: a service
+// that no profile selects is not looked at.
+func (c *converter) inUse(path []string) bool {
+	if len(path) < 2 {
+		return true
+	}
+	switch path[0] {
+	case "services":
+		_, ok := c.src.Services[path[1]]
+		return ok
+	case "networks":
+		_, ok := c.src.Networks[path[1]]
+		return ok
+	case "volumes":
+		_, ok := c.src.Volumes[path[1]]
+		return ok
+	case "configs":
+		_, ok := c.src.Configs[path[1]]
+		return ok
+	case "secrets":
+		_, ok := c.src.Secrets[path[1]]
+		return ok
+	}
+	return len(path) == 1
+}
+
+// isExtension finds x- keys below names that the user chose.
+func isExtension(pattern []string) func(string) bool {
+	return func(part string) bool {
+		if !strings.HasPrefix(part, "x-") {
+			return false
+		}
+		i := slices.Index(pattern, part)
+		named := i == 1 && slices.Contains([]string{"services", "networks", "volumes", "configs", "secrets", "models", "jobs"}, pattern[0])
+		free := i > 2 && pattern[0] == "services" && freeMaps[strings.Join(pattern[2:i], ".")]
+		return !named && !free
+	}
+}
+
+// freeMaps are maps whose keys are the user's.
+var freeMaps = map[string]bool{
+	"environment": true, "labels": true, "annotations": true, "depends_on": true, "sysctls": true, "networks": true,
+	"extra_hosts": true, "build.args": true, "logging.options": true, "ulimits": true,
+}
