@@ -1,0 +1,355 @@
+package api
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/stackvm/stack/guest/wire"
+	"github.com/stackvm/stack/planner"
+	"github.com/stackvm/stack/runtime/logs"
+	"github.com/stackvm/stack/runtime/state"
+	"github.com/stackvm/stack/spec"
+)
+
+// Version is the protocol's; a supervisor of another one is replaced before it
+// is spoken to.
+const Version = 1
+
+// Info is what a supervisor says of itself.
+type Info struct {
+	API     int       `json:"api"`
+	Build   Build     `json:"build"`
+	PID     int       `json:"pid"`
+	Keeper  int       `json:"keeper"` // pid of the keeper, 0 without one
+	Started time.Time `json:"started"`
+	// Machines running and plans under way, by project.
+	Machines int      `json:"machines"`
+	Busy     []string `json:"busy,omitempty"`
+}
+
+// Command names what Apply does to a project.
+type Command string
+
+// The commands. Each becomes a plan in the supervisor, once it is its turn.
+const (
+	Up      Command = "up"
+	Create  Command = "create"
+	Down    Command = "down"
+	Start   Command = "start"
+	Stop    Command = "stop"
+	Restart Command = "restart"
+	Remove  Command = "rm"
+)
+
+// Apply asks for a change of a project.
+type Apply struct {
+	Command Command `json:"command"`
+	Name    string  `json:"name"` // of the project
+	// Project is what the compose file says; nil makes the supervisor go by what
+	// it recorded, as docker compose does with -p and no file.
+	Project  *spec.Project `json:"project,omitempty"`
+	Services []string      `json:"services,omitempty"` // targeted; empty: all
+	Options  Options       `json:"options"`
+	Registry Registry      `json:"registry"`
+
+	// DryRun ends the stream after the plan.
+	DryRun bool `json:"dryRun,omitempty"`
+	// Confirm is the Digest of a plan with destructive steps that the user has
+	// seen and agreed to, or ConfirmAll. Without it such a plan ends the stream
+	// with CodeConfirm and changes nothing.
+	Confirm string `json:"confirm,omitempty"`
+}
+
+// ConfirmAll agrees to any plan (-y).
+const ConfirmAll = "all"
+
+// Options are the flags that decide a plan.
+type Options struct {
+	ForceRecreate       bool `json:"forceRecreate,omitempty"`
+	NoRecreate          bool `json:"noRecreate,omitempty"`
+	AlwaysRecreateDeps  bool `json:"alwaysRecreateDeps,omitempty"`
+	NoDeps              bool `json:"noDeps,omitempty"`
+	RenewAnonVolumes    bool `json:"renewAnonVolumes,omitempty"`
+	RemoveOrphans       bool `json:"removeOrphans,omitempty"`
+	IgnoreOrphans       bool `json:"ignoreOrphans,omitempty"`
+	NoStart             bool `json:"noStart,omitempty"`
+	Wait                bool `json:"wait,omitempty"`
+	WaitTimeoutSeconds  int  `json:"waitTimeoutSeconds,omitempty"` // 0: none
+	Volumes             bool `json:"volumes,omitempty"`            // down -v, rm -v
+	StopFirst           bool `json:"stopFirst,omitempty"`          // rm -s
+	NoRestartDependents bool `json:"noRestartDependents,omitempty"`
+
+	// Scale overrides how many replicas a service has.
+	Scale map[string]int `json:"scale,omitempty"`
+	// Pull overrides pull_policy: always, missing, never; empty: the services'.
+	Pull string `json:"pull,omitempty"`
+	// TimeoutSeconds overrides the stop grace (-t); nil: the services'.
+	TimeoutSeconds *int `json:"timeoutSeconds,omitempty"`
+}
+
+// Registry is what a pull needs of the user's environment: the command line
+// resolves it, the supervisor keeps it in memory for this request only.
+type Registry struct {
+	// Auth maps a registry's host to credentials.
+	Auth map[string]Credentials `json:"auth,omitempty"`
+	// Proxies of the command line's environment.
+	HTTPProxy  string `json:"httpProxy,omitempty"`
+	HTTPSProxy string `json:"httpsProxy,omitempty"`
+	NoProxy    string `json:"noProxy,omitempty"`
+}
+
+// Credentials are one registry's.
+type Credentials struct {
+	Username      string `json:"username,omitempty"`
+	Password      string `json:"password,omitempty"`
+	IdentityToken string `json:"identityToken,omitempty"`
+	RegistryToken string `json:"registryToken,omitempty"`
+}
+
+// String hides what must not be printed.
+func (c Credentials) String() string { return fmt.Sprintf("{%s ***}", c.Username) }
+
+// GoString hides it from %#v as well.
+func (c Credentials) GoString() string { return c.String() }
+
+// EventKind says which fields of an Event are set.
+type EventKind string
+
+// Kinds of events of a change under way.
+const (
+	EventQueued   EventKind = "queued"   // Text: "waiting for up (pid 12)"
+	EventPlan     EventKind = "plan"     // Plan and Digest; once, when it is decided
+	EventStep     EventKind = "step"     // Step
+	EventProgress EventKind = "progress" // Progress
+	EventWarning  EventKind = "warning"  // Text: shown once, the change goes on
+	EventCreated  EventKind = "created"  // Replica: the one-off that Run made
+	EventDone     EventKind = "done"     // the last one; Error unless it succeeded
+)
+
+// Event is one line of the stream that answers Apply, Pull and Run.
+type Event struct {
+	Kind     EventKind     `json:"kind"`
+	At       time.Time     `json:"at"`
+	Text     string        `json:"text,omitempty"`
+	Plan     *planner.Plan `json:"plan,omitempty"`
+	Digest   string        `json:"digest,omitempty"`
+	Step     *StepEvent    `json:"step,omitempty"`
+	Progress *Progress     `json:"progress,omitempty"`
+	Replica  *ReplicaRef   `json:"replica,omitempty"`
+	Error    *Error        `json:"error,omitempty"`
+}
+
+// StepState is how far a step has come.
+type StepState string
+
+// States of a step.
+const (
+	StepStarted StepState = "started"
+	StepDone    StepState = "done"
+	StepFailed  StepState = "failed"
+	StepSkipped StepState = "skipped" // a step it needs failed, or the change was cancelled
+)
+
+// StepEvent reports one step of the plan.
+type StepEvent struct {
+	ID    int          `json:"id"`
+	Verb  planner.Verb `json:"verb"`
+	Noun  planner.Noun `json:"noun"`
+	Name  string       `json:"name"`
+	State StepState    `json:"state"`
+	// Text is what the object is now, in compose's words: Creating, Created,
+	// Starting, Started, Waiting, Healthy, Exited, Stopping, Stopped, Removing, …
+	Text  string `json:"text,omitempty"`
+	Error string `json:"error,omitempty"`
+	// Elapsed since the step started, in nanoseconds.
+	Elapsed time.Duration `json:"elapsedNs,omitempty"`
+}
+
+// Progress is how far a pull has come.
+type Progress struct {
+	Image   string `json:"image"`           // reference as asked for
+	Layer   string `json:"layer,omitempty"` // short digest; empty: the image as a whole
+	Text    string `json:"text,omitempty"`  // Pulling fs layer, Downloading, Pull complete, Already exists
+	Current int64  `json:"current,omitempty"`
+	Total   int64  `json:"total,omitempty"` // bytes; 0: not known
+}
+
+// ErrorCode is what a client may branch on.
+type ErrorCode string
+
+// Codes.
+const (
+	CodeConfirm  ErrorCode = "confirm"   // the plan has destructive steps: ask, then send Confirm
+	CodeCanceled ErrorCode = "canceled"  // the client went away or asked for it
+	CodeNotFound ErrorCode = "not-found" // no such project, service, replica, path
+	CodeConflict ErrorCode = "conflict"  // wrong state for what was asked
+	CodeInvalid  ErrorCode = "invalid"   // the request or the project is wrong; nothing changed
+	CodeRefused  ErrorCode = "refused"   // a check before the first change failed; nothing changed
+	CodeAuth     ErrorCode = "auth"      // token or user
+	CodeCommand  ErrorCode = "command"   // exec: not found or not runnable; ExitCode is 127 or 126
+)
+
+// Error is a fault as it crosses the socket. Message is complete, file:line
+// included; Hint is a line of its own.
+type Error struct {
+	Code     ErrorCode `json:"code,omitempty"`
+	Message  string    `json:"message"`
+	Hint     string    `json:"hint,omitempty"`
+	ExitCode int       `json:"exitCode,omitempty"`
+}
+
+func (e *Error) Error() string {
+	if e.Hint != "" {
+		return e.Message + "\n  hint: " + e.Hint
+	}
+	return e.Message
+}
+
+// ReplicaRef names a replica.
+type ReplicaRef struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+}
+
+// Select says which replicas are meant. A replica is chosen by ID or name, or
+// by project, services and index.
+type Select struct {
+	Replica  string   `json:"replica,omitempty"` // id or name
+	Project  string   `json:"project,omitempty"`
+	Services []string `json:"services,omitempty"` // empty: all
+	Index    int      `json:"index,omitempty"`    // of the service; 0: the lowest running one (exec, cp, port, attach)
+	OneOff   bool     `json:"oneOff,omitempty"`   // one-offs as well
+}
+
+// Kill sends a signal to every selected running replica.
+type Kill struct {
+	Select
+	Signal string `json:"signal,omitempty"` // default SIGKILL
+}
+
+// Exec runs a command in a replica; the connection then carries wire frames
+// until FrameExit, unless Detach.
+type Exec struct {
+	Select
+	Exec wire.Exec `json:"exec"` // ID is filled in by the supervisor
+}
+
+// Attach connects to a replica's standard streams from now on.
+type Attach struct {
+	Select
+	Stdin bool             `json:"stdin,omitempty"`
+	Size  *wire.WindowSize `json:"size,omitempty"`
+	// Start starts a created replica (of Run) once attached, so that none of its
+	// output is missed.
+	Start bool `json:"start,omitempty"`
+}
+
+// Run makes a one-off replica of a service, not yet started: the stream ends
+// with EventCreated and EventDone; Attach with Start, or StartReplica, runs it.
+type Run struct {
+	Project *spec.Project `json:"project"`
+	Service string        `json:"service"`
+	// Set is the service as the flags change it (command, environment, user …);
+	// its restart policy and ports are already what the one-off shall have.
+	Set        *spec.Service `json:"set"`
+	Name       string        `json:"name,omitempty"`       // default project-service-run-HEX
+	AutoRemove bool          `json:"autoRemove,omitempty"` // --rm
+	UseAliases bool          `json:"useAliases,omitempty"`
+	Registry   Registry      `json:"registry"`
+	Pull       string        `json:"pull,omitempty"`
+}
+
+// Pull fetches images.
+type Pull struct {
+	Images         []PullImage `json:"images"`
+	IgnoreFailures bool        `json:"ignoreFailures,omitempty"`
+	Registry       Registry    `json:"registry"`
+}
+
+// PullImage is one image to fetch.
+type PullImage struct {
+	Reference string   `json:"reference"`
+	Platform  string   `json:"platform,omitempty"`
+	Service   string   `json:"service,omitempty"` // for people
+	Policy    string   `json:"policy,omitempty"`  // always (default) or missing
+	Pos       spec.Pos `json:"pos"`
+}
+
+// LogQuery selects log entries.
+type LogQuery struct {
+	Select
+	Follow bool      `json:"follow,omitempty"` // until the last selected replica has ended, or for Hold for ever
+	Hold   bool      `json:"hold,omitempty"`   // attached up: go on while nothing runs
+	Since  time.Time `json:"since,omitzero"`
+	Until  time.Time `json:"until,omitzero"`
+	Tail   int       `json:"tail"` // last entries of each replica; negative: all
+}
+
+// LogEntry is a line of the answer to LogQuery, in the order of time across
+// replicas as far as they were written when read.
+type LogEntry struct {
+	Replica string `json:"replica"` // name
+	Service string `json:"service,omitempty"`
+	Number  int    `json:"number,omitempty"`
+	logs.Record
+	// Mark is set, and Record empty but for its time, for what happened to the
+	// replica: it follows the last entry of that run.
+	Mark *LogMark `json:"mark,omitempty"`
+}
+
+// LogMark tells of a replica's end between its log entries.
+type LogMark struct {
+	Exited     bool `json:"exited,omitempty"`
+	ExitCode   int  `json:"exitCode,omitempty"`
+	Restarting bool `json:"restarting,omitempty"`
+	Recreated  bool `json:"recreated,omitempty"`
+	Started    bool `json:"started,omitempty"`
+}
+
+// ObjectEvent is one line of `events`.
+type ObjectEvent struct {
+	Time    time.Time `json:"time"`
+	Type    string    `json:"type"`   // container, network, volume, image
+	Action  string    `json:"action"` // docker's words: create, start, die, stop, kill, oom, destroy, health_status: healthy, …
+	ID      string    `json:"id"`
+	Name    string    `json:"name"`
+	Project string    `json:"project,omitempty"`
+	Service string    `json:"service,omitempty"`
+	// Attributes hold image, exitCode, signal …: never environment.
+	Attributes map[string]string `json:"attributes,omitempty"`
+}
+
+// EventsQuery selects object events.
+type EventsQuery struct {
+	Select
+	Since time.Time `json:"since,omitzero"`
+	Until time.Time `json:"until,omitzero"`
+}
+
+// Top is one replica's process list.
+type Top struct {
+	Replica ReplicaRef `json:"replica"`
+	Service string     `json:"service"`
+	Number  int        `json:"number"`
+	wire.Top
+}
+
+// Stats is one replica's counters.
+type Stats struct {
+	Replica ReplicaRef `json:"replica"`
+	Service string     `json:"service"`
+	At      time.Time  `json:"at"`
+	wire.ContainerStats
+	CPUs int `json:"cpus"` // of the machine
+}
+
+// Archive names a path in a replica, for cp.
+type Archive struct {
+	Select
+	Path       string `json:"path"`
+	FollowLink bool   `json:"followLink,omitempty"`
+	CopyUIDGID bool   `json:"copyUidGid,omitempty"`
+}
+
+// Replica is a replica as recorded: what ps shows.
+type Replica = state.Replica

@@ -1,0 +1,192 @@
+package state
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/stackvm/stack/guest/wire"
+	"github.com/stackvm/stack/planner"
+	"github.com/stackvm/stack/runtime/machine"
+	"github.com/stackvm/stack/spec"
+)
+
+// Phase says whether what a record describes is whole.
+type Phase string
+
+// Phases.
+const (
+	Making   Phase = "making"   // recorded, its parts not all there: a later start removes it
+	Made     Phase = "made"     // whole
+	Removing Phase = "removing" // its parts are being removed: a later start goes on
+)
+
+// Project is what was last asked of a project. Desired holds no environment
+// values and no content: see Redact.
+type Project struct {
+	Name       string          `json:"name"`
+	NameFrom   spec.NameSource `json:"nameFrom,omitempty"`
+	WorkingDir string          `json:"workingDir,omitempty"`
+	DirInode   uint64          `json:"dirInode,omitempty"` // of WorkingDir: tells a moved directory from another checkout
+	Files      []string        `json:"files,omitempty"`
+	EnvFiles   []string        `json:"envFiles,omitempty"`
+	Updated    time.Time       `json:"updated"`
+	Desired    *spec.Project   `json:"desired,omitempty"`
+}
+
+// Replica is one container and how it came out.
+type Replica struct {
+	ID      string            `json:"id"` // 64-hex
+	Name    string            `json:"name"`
+	Labels  map[string]string `json:"labels,omitempty"` // com.docker.compose.* included
+	Created time.Time         `json:"created"`
+	Phase   Phase             `json:"phase"`
+
+	Project    string            `json:"project,omitempty"`
+	Service    string            `json:"service,omitempty"`
+	Number     int               `json:"number,omitempty"`
+	OneOff     bool              `json:"oneOff,omitempty"`
+	AutoRemove bool              `json:"autoRemove,omitempty"`
+	DependsOn  map[string]string `json:"dependsOn,omitempty"` // service -> condition
+	Hash       string            `json:"hash,omitempty"`      // of the service it was made from
+	Aspects    map[string]string `json:"aspects,omitempty"`   // hashes of its parts, to say what changed
+
+	Image    string   `json:"image"`   // reference
+	ImageID  string   `json:"imageId"` // digest of the config
+	Platform string   `json:"platform,omitempty"`
+	Command  []string `json:"command,omitempty"` // entrypoint and command, for people
+	TTY      bool     `json:"tty,omitempty"`
+
+	Restart    spec.Restart   `json:"restart"`
+	StopSignal string         `json:"stopSignal,omitempty"`
+	StopGrace  *time.Duration `json:"stopGraceNs,omitempty"`
+	Logging    spec.Logging   `json:"logging"`
+	Probed     bool           `json:"probed,omitempty"` // has a healthcheck
+
+	Machine      string        `json:"machine,omitempty"` // id of the machine that hosts it
+	VCPUs        int           `json:"vcpus,omitempty"`   // what its machine is made with
+	MemoryMiB    int           `json:"memoryMiB,omitempty"`
+	ScratchBytes int64         `json:"scratchBytes,omitempty"`
+	Hostname     string        `json:"hostname,omitempty"`
+	Mounts       []MountUse    `json:"mounts,omitempty"`
+	Endpoints    []Endpoint    `json:"endpoints,omitempty"`
+	NetworkMode  string        `json:"networkMode,omitempty"`
+	Ports        []PublishSpec `json:"ports,omitempty"`     // as asked for
+	Published    []Published   `json:"published,omitempty"` // as listened on
+
+	Status   planner.Status `json:"status"`
+	Started  time.Time      `json:"started,omitzero"`
+	Finished time.Time      `json:"finished,omitzero"`
+	ExitCode int            `json:"exitCode,omitempty"`
+	OOM      bool           `json:"oom,omitempty"`
+	Error    string         `json:"error,omitempty"`   // why it could not run, or the crash's last kernel lines
+	Notice   string         `json:"notice,omitempty"`  // what holds it up now: host disk full …
+	Stopped  bool           `json:"stopped,omitempty"` // a user stopped it: no policy restarts it
+	Restarts int            `json:"restarts,omitempty"`
+	Health   *Health        `json:"health,omitempty"`
+}
+
+// Health is a probe's verdict.
+type Health struct {
+	Status        wire.Health `json:"status"`
+	FailingStreak int         `json:"failingStreak,omitempty"`
+	Output        string      `json:"output,omitempty"` // of the last failure, at most 4096 bytes
+	At            time.Time   `json:"at,omitzero"`
+}
+
+// MountUse is one mount of a replica.
+type MountUse struct {
+	Type      spec.MountType `json:"type"`
+	Volume    string         `json:"volume,omitempty"` // name
+	Anonymous bool           `json:"anonymous,omitempty"`
+	Source    string         `json:"source,omitempty"` // host path or image reference
+	Target    string         `json:"target"`
+	ReadOnly  bool           `json:"readOnly,omitempty"`
+}
+
+// Endpoint is a replica's place on a network, its addresses leased.
+type Endpoint struct {
+	Network   string         `json:"network"`   // name
+	NetworkID string         `json:"networkId"` // id
+	MAC       string         `json:"mac"`
+	Addrs     []netip.Prefix `json:"addrs"`
+	Aliases   []string       `json:"aliases,omitempty"` // every name it resolves by there
+	VLAN      uint16         `json:"vlan,omitempty"`    // on its machine's trunk
+	Interface string         `json:"interface,omitempty"`
+	Gateway   bool           `json:"gateway,omitempty"` // carries the default route
+}
+
+// PublishSpec is a port to publish.
+type PublishSpec struct {
+	spec.Port
+	Service string `json:"service,omitempty"`
+}
+
+// Published is a port that is listened on.
+type Published struct {
+	HostIP   string `json:"hostIp"`
+	HostPort uint16 `json:"hostPort"`
+	Target   uint16 `json:"target"`
+	Protocol string `json:"protocol"`
+}
+
+// Resolved is what a replica needs to be started again and nobody else may
+// read: its container as the agent gets it, environment, configs and secrets
+// included.
+type Resolved struct {
+	Container wire.Container `json:"container"`
+}
+
+// Machine is one micro-VM.
+type Machine struct {
+	ID      string    `json:"id"`
+	Name    string    `json:"name"`
+	Created time.Time `json:"created"`
+	Phase   Phase     `json:"phase"`
+
+	VCPUs     int              `json:"vcpus"`
+	MemoryMiB int              `json:"memoryMiB"`
+	MAC       string           `json:"mac"`
+	MTU       int              `json:"mtu"`
+	Guest     string           `json:"guest"`            // digest of the guest it booted
+	BootID    string           `json:"bootId,omitempty"` // of its kernel
+	Record    machine.Record   `json:"record"`           // zero until its process runs
+	Shares    *ShareServer     `json:"shares,omitempty"`
+	Replicas  []string         `json:"replicas,omitempty"` // ids hosted
+	VLANs     map[uint16]VLAN  `json:"vlans,omitempty"`
+	LogSeq    uint64           `json:"logSeq,omitempty"` // a log record known to be written, whatever the files still hold
+	Extra     map[string]int64 `json:"extra,omitempty"`
+}
+
+// VLAN is one network on a machine's trunk for one container.
+type VLAN struct {
+	NetworkID string `json:"networkId"`
+	Replica   string `json:"replica"`
+}
+
+// ShareServer is the process that serves a machine's host folders.
+type ShareServer struct {
+	PID       int    `json:"pid"`
+	StartTime uint64 `json:"startTime"`
+	HostBoot  string `json:"hostBoot"`
+}
+
+// Network is one network with its leases.
+type Network struct {
+	ID      string            `json:"id"`
+	Name    string            `json:"name"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Created time.Time         `json:"created"`
+	Phase   Phase             `json:"phase"`
+
+	Project  string         `json:"project,omitempty"`
+	Key      string         `json:"key,omitempty"`
+	Hash     string         `json:"hash,omitempty"`
+	Internal bool           `json:"internal,omitempty"`
+	MTU      int            `json:"mtu,omitempty"`
+	Subnets  []netip.Prefix `json:"subnets"`
+	Gateways []netip.Addr   `json:"gateways"`
+	// Leases are taken addresses, by replica id.
+	Leases map[string][]netip.Addr `json:"leases,omitempty"`
+	// Pools are what was asked for, so that leases keep to ranges.
+	Pools []spec.IPAMPool `json:"pools,omitempty"`
+}
