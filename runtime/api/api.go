@@ -48,9 +48,15 @@ type Apply struct {
 	// Project is what the compose file says; nil makes the supervisor go by what
 	// it recorded, as docker compose does with -p and no file.
 	Project  *spec.Project `json:"project,omitempty"`
-	Services []string      `json:"services,omitempty"` // targeted; empty: all
-	Options  Options       `json:"options"`
 	Registry Registry      `json:"registry"`
+
+	// What decides the plan: Options for up and create, Down for down, Selection
+	// for the rest. NoStart and Now of Options are filled in by the supervisor.
+	Options   planner.Options     `json:"options"`
+	Down      planner.DownOptions `json:"down"`
+	Selection planner.Selection   `json:"selection"`
+	// WaitTimeout bounds the steps that Options.Wait or Selection.Wait asks for; 0: not.
+	WaitTimeout time.Duration `json:"waitTimeoutNs,omitempty"`
 
 	// DryRun ends the stream after the plan.
 	DryRun bool `json:"dryRun,omitempty"`
@@ -62,30 +68,6 @@ type Apply struct {
 
 // ConfirmAll agrees to any plan (-y).
 const ConfirmAll = "all"
-
-// Options are the flags that decide a plan.
-type Options struct {
-	ForceRecreate       bool `json:"forceRecreate,omitempty"`
-	NoRecreate          bool `json:"noRecreate,omitempty"`
-	AlwaysRecreateDeps  bool `json:"alwaysRecreateDeps,omitempty"`
-	NoDeps              bool `json:"noDeps,omitempty"`
-	RenewAnonVolumes    bool `json:"renewAnonVolumes,omitempty"`
-	RemoveOrphans       bool `json:"removeOrphans,omitempty"`
-	IgnoreOrphans       bool `json:"ignoreOrphans,omitempty"`
-	NoStart             bool `json:"noStart,omitempty"`
-	Wait                bool `json:"wait,omitempty"`
-	WaitTimeoutSeconds  int  `json:"waitTimeoutSeconds,omitempty"` // 0: none
-	Volumes             bool `json:"volumes,omitempty"`            // down -v, rm -v
-	StopFirst           bool `json:"stopFirst,omitempty"`          // rm -s
-	NoRestartDependents bool `json:"noRestartDependents,omitempty"`
-
-	// Scale overrides how many replicas a service has.
-	Scale map[string]int `json:"scale,omitempty"`
-	// Pull overrides pull_policy: always, missing, never; empty: the services'.
-	Pull string `json:"pull,omitempty"`
-	// TimeoutSeconds overrides the stop grace (-t); nil: the services'.
-	TimeoutSeconds *int `json:"timeoutSeconds,omitempty"`
-}
 
 // Registry is what a pull needs of the user's environment: the command line
 // resolves it, the supervisor keeps it in memory for this request only.

@@ -57,7 +57,7 @@ func open(t testing.TB, path string, f Filter) *Reader {
 
 func TestReaderSelects(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log.json")
-	w, err := OpenWriter(path, Rotation{MaxBytes: 230, MaxFiles: 3})
+	w, err := OpenWriter(path, Rotation{MaxBytes: 270, MaxFiles: 3})
 	if err != nil {
 		t.Fatal(err)
 	}
