@@ -1,5 +1,7 @@
 package planner
 
+import "slices"
+
 // Verb is what a step does.
 type Verb string
 
@@ -8,10 +10,10 @@ const (
 	Pull     Verb = "pull"     // image
 	Create   Verb = "create"   // network, volume, replica
 	Start    Verb = "start"    // replica
-	Wait     Verb = "wait"     // replica: until its Condition holds
+	Wait     Verb = "wait"     // replica: until its Condition holds; fails when it no longer can
 	Stop     Verb = "stop"     // replica
 	Remove   Verb = "remove"   // network, volume, replica
-	Recreate Verb = "recreate" // replica, volume: stopped, removed, made again under the same name
+	Recreate Verb = "recreate" // replica, network, volume: stopped, removed, made again; a replica may get another name
 	Restart  Verb = "restart"  // replica: its workload stopped and started, nothing made again
 )
 
@@ -26,10 +28,45 @@ const (
 	ReplicaNoun Noun = "replica"
 )
 
+// Version is the version of a plan's JSON form, described in docs/plan.md. It
+// changes when a reader that knows only the old form would go wrong.
+const Version = 1
+
+// RunningOrHealthy is what --wait waits for: healthy where there is a probe,
+// else running; a replica that exited 0 will do.
+const RunningOrHealthy = "running_or_healthy"
+
 // Plan is a DAG of steps, in an order that respects every After.
 type Plan struct {
+	Version int    `json:"version"`
 	Project string `json:"project"`
 	Steps   []Step `json:"steps"`
+	// Warnings are what the user should know although the plan stands: orphans
+	// that stay, a volume kept although the file describes another.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Empty tells whether there is nothing to do.
+func (p Plan) Empty() bool { return len(p.Steps) == 0 }
+
+// Destructive tells whether a step loses data, so that cmd must ask.
+func (p Plan) Destructive() bool {
+	return slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Destructive })
+}
+
+// Refresh returns the pulls whose outcome the rest of the plan cannot know: of
+// images that are there, but that a pull policy wants looked up again. Whoever
+// carries the plan out runs them first, observes, and calls Diff again with the
+// same Options.Now, which then counts them as done.
+func (p Plan) Refresh() Plan {
+	out := Plan{Version: p.Version, Project: p.Project}
+	for _, s := range p.Steps {
+		if s.Refresh {
+			s.ID = len(out.Steps) + 1
+			out.Steps = append(out.Steps, s)
+		}
+	}
+	return out
 }
 
 // Step is one node: names and values only, never a live handle.
@@ -47,8 +84,12 @@ type Step struct {
 	Service   string `json:"service,omitempty"`   // of replicas
 	Number    int    `json:"number,omitempty"`    // of replicas
 	Replica   string `json:"replica,omitempty"`   // id of the existing replica that is acted on
-	Condition string `json:"condition,omitempty"` // of Wait: a spec.Condition…, or "running_or_healthy" (--wait)
-	Optional  bool   `json:"optional,omitempty"`  // of Wait: failure is a warning (required: false)
+	Condition string `json:"condition,omitempty"` // of Wait: a spec.Condition…, or RunningOrHealthy
+	// Optional, of Wait: that it fails, or is skipped because what it waits for
+	// did, is a warning, and what comes after it goes on (required: false).
+	Optional bool `json:"optional,omitempty"`
+	// Refresh, of Pull: the image is there and may be replaced; see Plan.Refresh.
+	Refresh bool `json:"refresh,omitempty"`
 	// Boot tells Create and Recreate to boot the machine as soon as the replica
 	// exists, because a later step starts it: the boot overlaps with waiting.
 	Boot bool `json:"boot,omitempty"`
@@ -56,6 +97,7 @@ type Step struct {
 	// Discard those that are removed with it.
 	Inherit []string `json:"inherit,omitempty"`
 	Discard []string `json:"discard,omitempty"`
-	// TimeoutSeconds overrides the service's stop grace (-t); negative: not set.
-	TimeoutSeconds int `json:"timeoutSeconds,omitempty"`
+	// TimeoutSeconds overrides the service's stop grace (-t) in steps that stop
+	// something; negative: not set.
+	TimeoutSeconds int `json:"timeoutSeconds"`
 }

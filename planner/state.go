@@ -37,6 +37,7 @@ type Replica struct {
 	ExitCode  int               `json:"exitCode,omitempty"`
 	Created   time.Time         `json:"created"`
 	Hash      string            `json:"hash"`                // of the service it was made from
+	Aspects   map[string]string `json:"aspects,omitempty"`   // spec.Service.Aspects then: says what has changed since
 	Image     string            `json:"image"`               // reference
 	ImageID   string            `json:"imageId"`             // what it was made from
 	Networks  []string          `json:"networks,omitempty"`  // names, sorted

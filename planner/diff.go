@@ -1,0 +1,856 @@
+package planner
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+	"github.com/stackvm/stack/spec"
+)
+
+// Diff returns the steps that turn observed into desired. Equal arguments give
+// equal plans. An error means that there is no plan, and holds every reason
+// there is none, as *spec.Error with its place where it has one.
+func Diff(desired *spec.Project, observed State, opt Options) (Plan, error) {
+	d := &differ{
+		builder: builder{project: desired.Name, timeout: seconds(opt.Timeout)},
+		p:       desired, s: observed, opt: opt,
+		networks: map[string]*node{}, volumes: map[string]*node{}, images: map[string]*node{},
+		stops: map[string]*node{}, leaving: map[string]*node{}, names: map[string]*node{},
+		remade: map[string]string{}, slots: map[string][]*slot{}, observed: map[string][]*Replica{}, holding: map[string][]*Replica{},
+	}
+	return d.run()
+}
+
+// differ is one run of Diff.
+type differ struct {
+	builder
+	p   *spec.Project
+	s   State
+	opt Options
+
+	order    []string // services in scope, each after what it depends on
+	scope    map[string]bool
+	deps     dependencies
+	faults   []error
+	observed map[string][]*Replica // by service, by number; not one-offs
+
+	networks map[string]*node  // by key: the step that makes it
+	volumes  map[string]*node  // likewise
+	images   map[string]*node  // by reference: its pull
+	stops    map[string]*node  // by replica id: stopped before what it uses is made anew
+	leaving  map[string]*node  // by replica id: the step that removes or recreates it
+	names    map[string]*node  // by replica name: the step after which it is free
+	remade   map[string]string // services with a recreated replica -> the reason that matters to sharers
+	slots    map[string][]*slot
+	holding  map[string][]*Replica // by volume name: replicas whose machine has it
+	orphans  []*node               // stops of orphans: what they held is free after them
+}
+
+// slot is one replica as it will be.
+type slot struct {
+	service string
+	name    string
+	number  int
+	was     *Replica // nil: made new
+	made    *node    // create or recreate
+	start   *node
+}
+
+func (s *slot) id() string {
+	if s.was != nil && s.made == nil {
+		return s.was.ID
+	}
+	return ""
+}
+
+func (d *differ) run() (Plan, error) {
+	if err := d.setScope(); err != nil {
+		return Plan{}, err
+	}
+	for i := range d.s.Replicas {
+		r := &d.s.Replicas[i]
+		if !r.OneOff {
+			d.observed[r.Service] = append(d.observed[r.Service], r)
+		}
+		if holds(r.Status) && !r.OneOff {
+			for _, v := range r.Volumes {
+				d.holding[v] = append(d.holding[v], r)
+			}
+		}
+	}
+	for _, rs := range d.observed {
+		slices.SortStableFunc(rs, func(a, b *Replica) int { return cmp.Or(cmp.Compare(a.Number, b.Number), cmp.Compare(a.ID, b.ID)) })
+	}
+	d.planRefreshes()
+	d.planNetworks()
+	d.planVolumes()
+	d.planOrphans()
+	for _, name := range d.order {
+		d.planService(d.p.Services[name])
+	}
+	d.checkVolumes()
+	d.checkNames()
+	if err := d.err(); err != nil {
+		return Plan{}, err
+	}
+	if !d.opt.NoStart {
+		for _, name := range d.order {
+			d.planStart(d.p.Services[name])
+		}
+		if d.opt.Wait {
+			d.planWait()
+		}
+	}
+	return d.plan()
+}
+
+// planRefreshes plans the pulls of images that are there but whose policy wants
+// them looked up again.
+func (d *differ) planRefreshes() {
+	for _, name := range d.order {
+		if d.scale(d.p.Services[name]) == 0 {
+			continue
+		}
+		svc := d.p.Services[name]
+		have, ok := d.s.Images[svc.Image]
+		if ok && d.stale(svc, have) {
+			d.pull(svc, "pull policy "+d.pullPolicy(svc)).Refresh = true
+		}
+	}
+}
+
+func (d *differ) fault(pos spec.Pos, hint, format string, args ...any) {
+	d.faults = append(d.faults, &spec.Error{Pos: pos, Err: fmt.Errorf(format, args...), Hint: hint})
+}
+
+func (d *differ) err() error {
+	if len(d.faults) < 2 {
+		return errors.Join(d.faults...)
+	}
+	m := &multierror.Error{Errors: d.faults, ErrorFormat: func(errs []error) string {
+		out := make([]string, len(errs))
+		for i, e := range errs {
+			out[i] = e.Error()
+		}
+		return strings.Join(out, "\n")
+	}}
+	return m
+}
+
+// setScope finds the services that are planned: the targeted ones and, unless
+// told otherwise, all they depend on.
+func (d *differ) setScope() error {
+	for _, name := range slices.Concat(d.opt.Services, slices.Sorted(maps.Keys(d.opt.Scale))) {
+		if d.p.Services[name] == nil {
+			d.fault(spec.Pos{}, "", "no such service: %s", name)
+		}
+	}
+	if err := d.err(); err != nil {
+		return err
+	}
+	all := ofProject(d.p)
+	order, err := all.order()
+	if err != nil {
+		return &spec.Error{Err: err}
+	}
+	d.scope = map[string]bool{}
+	var add func(string)
+	add = func(name string) {
+		if d.p.Services[name] == nil || d.scope[name] {
+			return
+		}
+		d.scope[name] = true
+		if !d.opt.NoDeps {
+			for dep := range all[name] {
+				add(dep)
+			}
+		}
+	}
+	targets := d.opt.Services
+	if len(targets) == 0 {
+		targets = order
+	}
+	for _, name := range targets {
+		add(name)
+	}
+	d.deps = dependencies{}
+	for _, name := range order {
+		if !d.scope[name] {
+			continue
+		}
+		d.order = append(d.order, name)
+		d.deps[name] = map[string]spec.Dependency{}
+		for dep, how := range all[name] {
+			if d.scope[dep] {
+				d.deps[name][dep] = how
+			}
+		}
+	}
+	return nil
+}
+
+func (d *differ) targeted(service string) bool {
+	return len(d.opt.Services) == 0 || slices.Contains(d.opt.Services, service)
+}
+
+func (d *differ) scale(s *spec.Service) int {
+	if n, ok := d.opt.Scale[s.Name]; ok {
+		return max(n, 0)
+	}
+	return s.Scale
+}
+
+// planNetworks makes the networks that services in scope use. One that differs
+// is made anew: the replicas on it are stopped, and started again on the new
+// one; a network holds no data.
+func (d *differ) planNetworks() {
+	used := map[string]bool{}
+	for _, s := range d.order {
+		for key := range d.p.Services[s].Networks {
+			used[key] = true
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(used)) {
+		n := d.p.Networks[key]
+		if n == nil {
+			d.fault(d.p.Services[d.order[0]].Pos, "", "undefined network %s", key)
+			continue
+		}
+		at := slices.IndexFunc(d.s.Networks, func(o Network) bool { return o.Name == n.Name })
+		switch {
+		case at < 0 && n.External:
+			d.fault(n.Pos, "create it first, or leave external: out", "network %s declared as external, but could not be found", n.Name)
+		case n.External:
+		case at < 0:
+			cause := notFound(n.Pos)
+			if old := d.renamed(key, n.Name); old != "" {
+				cause = "renamed from " + old
+			}
+			d.networks[key] = d.add(Step{Verb: Create, Noun: NetworkNoun, Name: n.Name, Cause: cause})
+		case d.s.Networks[at].Project != d.p.Name:
+			d.warn("a network with name %s exists but was not created for project %q. Set `external: true` to use an existing network", n.Name, d.p.Name)
+		case d.s.Networks[at].Hash != n.Hash:
+			var stopped []*node
+			for i := range d.s.Replicas {
+				r := &d.s.Replicas[i]
+				if !slices.Contains(r.Networks, n.Name) || !holds(r.Status) {
+					continue
+				}
+				if r.OneOff {
+					d.fault(n.Pos, "wait until it has ended, or remove it", "network %s has changed, but %s is attached to it", n.Name, r.Name)
+					continue
+				}
+				stopped = append(stopped, d.stopFirst(r, fmt.Sprintf("network %s changes", n.Name)))
+			}
+			d.networks[key] = d.add(Step{Verb: Recreate, Noun: NetworkNoun, Name: n.Name, Cause: "changed" + at_(n.Pos)}, stopped...)
+		}
+	}
+}
+
+func at_(p spec.Pos) string {
+	if s := p.String(); s != "" {
+		return " (" + s + ")"
+	}
+	return ""
+}
+
+// renamed returns the name under which the project has the network of key.
+func (d *differ) renamed(key, name string) string {
+	for _, o := range d.s.Networks {
+		if o.Key == key && o.Project == d.p.Name && o.Name != name {
+			return o.Name
+		}
+	}
+	return ""
+}
+
+// holds tells whether a replica of that status has a machine, and so holds its
+// volumes, ports and addresses.
+func holds(s Status) bool { return s == StatusRunning || s == StatusPaused || s == StatusRestarting }
+
+// stopFirst stops a replica before what it uses is made anew.
+func (d *differ) stopFirst(r *Replica, cause string) *node {
+	if !holds(r.Status) {
+		return nil
+	}
+	n := d.stops[r.ID]
+	if n == nil {
+		n = d.replica(Stop, r, cause)
+		d.stops[r.ID] = n
+	}
+	return n
+}
+
+// planVolumes makes the volumes that services in scope use. Data is sacred: one
+// that differs stays, with a warning, unless Options say otherwise.
+func (d *differ) planVolumes() {
+	used := map[string]bool{}
+	for _, s := range d.order {
+		for _, m := range d.p.Services[s].Mounts {
+			if m.Type == spec.MountVolume && m.Source != "" {
+				used[m.Source] = true
+			}
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(used)) {
+		v := d.p.Volumes[key]
+		if v == nil {
+			d.fault(spec.Pos{}, "", "undefined volume %s", key)
+			continue
+		}
+		at := slices.IndexFunc(d.s.Volumes, func(o Volume) bool { return o.Name == v.Name })
+		switch {
+		case at < 0 && v.External:
+			d.fault(v.Pos, "create it first, or leave external: out", "external volume %q not found", v.Name)
+		case v.External:
+		case at < 0:
+			d.volumes[key] = d.add(Step{Verb: Create, Noun: VolumeNoun, Name: v.Name, Cause: notFound(v.Pos)})
+		case d.s.Volumes[at].Project != d.p.Name:
+			d.warn("volume %q already exists but was not created for project %q. Use `external: true` to use an existing volume", v.Name, d.p.Name)
+		case d.s.Volumes[at].Hash == v.Hash:
+		case !d.opt.RecreateVolumes:
+			d.warn("volume %q exists but doesn't match configuration in compose file: it is kept as it is", v.Name)
+		default:
+			var stopped []*node
+			for i := range d.s.Replicas {
+				r := &d.s.Replicas[i]
+				if slices.Contains(r.Volumes, v.Name) {
+					stopped = append(stopped, d.stopFirst(r, fmt.Sprintf("volume %s changes", v.Name)))
+				}
+			}
+			d.volumes[key] = d.add(Step{Verb: Recreate, Noun: VolumeNoun, Name: v.Name, Cause: "changed" + at_(v.Pos), Destructive: true}, stopped...)
+		}
+	}
+}
+
+// planOrphans removes replicas whose service is gone from the file, or says
+// that they are there. A service that no profile selects is not gone. One-offs
+// that have ended go with them.
+func (d *differ) planOrphans() {
+	var left []string
+	for i := range d.s.Replicas {
+		r := &d.s.Replicas[i]
+		if r.OneOff && holds(r.Status) || !r.OneOff && (d.p.Services[r.Service] != nil || slices.Contains(d.p.Disabled, r.Service)) {
+			continue
+		}
+		if d.opt.RemoveOrphans {
+			d.remove(r, "orphan: not in the compose file", nil)
+		} else if !r.OneOff {
+			left = append(left, r.Name)
+		}
+	}
+	if len(left) > 0 {
+		slices.Sort(left)
+		d.warn("Found orphan containers ([%s]) for this project. If you removed or renamed this service in your compose file, you can run this command with the --remove-orphans flag to clean it up.", strings.Join(left, " "))
+	}
+}
+
+// remove stops and removes a replica, and remembers what that frees.
+func (d *differ) remove(r *Replica, cause string, discard []string) *node {
+	stop := d.stops[r.ID]
+	if stop == nil && holds(r.Status) {
+		stop = d.replica(Stop, r, cause)
+		d.stops[r.ID] = stop
+	}
+	n := d.replica(Remove, r, cause, stop)
+	n.Discard, n.Destructive = discard, len(discard) > 0
+	if n.Service != "" && d.p.Services[r.Service] == nil && stop != nil {
+		d.orphans = append(d.orphans, stop)
+	}
+	d.names[r.Name] = n
+	d.leaving[r.ID] = n
+	return n
+}
+
+// planService brings a service's replicas into being: as many as it scales to,
+// each as the file asks.
+func (d *differ) planService(svc *spec.Service) {
+	want := d.scale(svc)
+	if want > 1 && svc.ContainerName != "" {
+		d.fault(first(svc.Keys["container_name"], svc.Pos), "leave container_name out",
+			"service %q: can't set container_name and scale as container name must be unique", svc.Name)
+		return
+	}
+	policy := d.opt.RecreateDeps
+	if d.targeted(svc.Name) {
+		policy = d.opt.Recreate
+	}
+	have := slices.Clone(d.observed[svc.Name])
+	causes := map[*Replica]string{}
+	for _, r := range have {
+		causes[r] = d.obsolete(svc, r, policy)
+	}
+	// What is too many is taken from the end: obsolete ones first, then those
+	// with the highest numbers.
+	slices.SortStableFunc(have, func(a, b *Replica) int {
+		return cmp.Or(compareBool(causes[a] != "", causes[b] != ""), cmp.Compare(a.Number, b.Number))
+	})
+	kept := have[:min(want, len(have))]
+	for _, r := range have[len(kept):] {
+		d.remove(r, fmt.Sprintf("scale %d -> %d", len(have), want), nil)
+	}
+	slices.SortStableFunc(kept, func(a, b *Replica) int { return cmp.Compare(a.Number, b.Number) })
+
+	last := 0
+	for _, r := range have {
+		last = max(last, r.Number)
+	}
+	for _, r := range kept {
+		s := &slot{service: svc.Name, name: r.Name, number: r.Number, was: r}
+		if cause := causes[r]; cause != "" {
+			s.name = d.name(svc, r.Number)
+			s.made = d.recreate(svc, r, s.name, cause)
+		}
+		d.slots[svc.Name] = append(d.slots[svc.Name], s)
+	}
+	for i := range want - len(kept) {
+		s := &slot{service: svc.Name, number: last + 1 + i}
+		s.name = d.name(svc, s.number)
+		cause := notFound(svc.Pos)
+		if len(have) > 0 {
+			cause = fmt.Sprintf("scale %d -> %d", len(have), want)
+		}
+		needs := d.needs(svc)
+		s.made = d.add(Step{Verb: Create, Noun: ReplicaNoun, Name: s.name, Cause: cause, Service: svc.Name, Number: s.number}, needs...)
+		d.slots[svc.Name] = append(d.slots[svc.Name], s)
+	}
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
+}
+
+func first[T comparable](a, b T) T {
+	var zero T
+	if a != zero {
+		return a
+	}
+	return b
+}
+
+func (d *differ) name(svc *spec.Service, number int) string {
+	if svc.ContainerName != "" {
+		return svc.ContainerName
+	}
+	sep := "-"
+	if d.p.Compatibility {
+		sep = "_"
+	}
+	return strings.Join([]string{d.p.Name, svc.Name, strconv.Itoa(number)}, sep)
+}
+
+// obsolete returns why a replica must be made again, or nothing.
+func (d *differ) obsolete(svc *spec.Service, r *Replica, policy RecreatePolicy) string {
+	for _, m := range svc.Mounts { // decided by the user already: the volume goes
+		if v := d.volumes[m.Source]; m.Type == spec.MountVolume && v != nil && v.Verb == Recreate {
+			return fmt.Sprintf("volume %q changed", m.Source)
+		}
+	}
+	switch policy {
+	case RecreateNever:
+		return ""
+	case RecreateForce:
+		return "forced"
+	}
+	for _, ns := range []string{svc.NetworkMode, svc.IPC, svc.PID} {
+		if shared, ok := strings.CutPrefix(ns, "service:"); ok && d.remade[shared] != "" {
+			return fmt.Sprintf("service %q is recreated", shared)
+		}
+	}
+	if r.Hash != svc.Hash {
+		return changed(r.Aspects, svc.Aspects)
+	}
+	if i, ok := d.s.Images[svc.Image]; ok && i.ID != r.ImageID {
+		return fmt.Sprintf("image %s changed", svc.Image)
+	}
+	if r.Status == StatusDead {
+		return "half made, or its machine crashed"
+	}
+	for _, key := range slices.Sorted(maps.Keys(svc.Networks)) {
+		if n := d.p.Networks[key]; n != nil && !slices.Contains(r.Networks, n.Name) {
+			return fmt.Sprintf("network %q changed", key)
+		}
+	}
+	for _, m := range svc.Mounts {
+		if v := d.p.Volumes[m.Source]; m.Type == spec.MountVolume && v != nil && !slices.Contains(r.Volumes, v.Name) {
+			return fmt.Sprintf("volume %q changed", m.Source)
+		}
+	}
+	return ""
+}
+
+// recreate plans a replica's replacement. Dependents that asked for it are
+// stopped before, and started again after.
+func (d *differ) recreate(svc *spec.Service, r *Replica, name, cause string) *node {
+	needs := d.needs(svc)
+	for _, dep := range d.order {
+		if how, ok := d.deps[dep][svc.Name]; ok && how.Restart {
+			for _, u := range d.observed[dep] {
+				needs = append(needs, d.stopFirst(u, fmt.Sprintf("service %q is recreated", svc.Name)))
+			}
+		}
+	}
+	n := d.replica(Recreate, r, cause, append(needs, d.stops[r.ID])...)
+	n.Name = name
+	if d.opt.RenewAnonymous {
+		n.Discard, n.Destructive = r.Anonymous, len(r.Anonymous) > 0
+	} else {
+		n.Inherit = r.Anonymous
+	}
+	if name != r.Name {
+		d.names[r.Name] = n
+	}
+	d.leaving[r.ID] = n
+	d.remade[svc.Name] = cause
+	return n
+}
+
+// needs are the steps that making a replica waits for: its image, networks and
+// volumes, nothing else.
+func (d *differ) needs(svc *spec.Service) []*node {
+	out := []*node{d.image(svc)}
+	for _, key := range slices.Sorted(maps.Keys(svc.Networks)) {
+		out = append(out, d.networks[key])
+	}
+	for _, m := range svc.Mounts {
+		if m.Type == spec.MountVolume {
+			out = append(out, d.volumes[m.Source])
+		}
+	}
+	return out
+}
+
+// image returns the pull that a new replica of a service waits for, if any.
+func (d *differ) image(svc *spec.Service) *node {
+	if n := d.images[svc.Image]; n != nil {
+		return n
+	}
+	if _, ok := d.s.Images[svc.Image]; ok {
+		return nil
+	}
+	policy := d.pullPolicy(svc)
+	switch {
+	case svc.Build && svc.Image == d.p.Name+"-"+svc.Name || svc.Build && policy == "build":
+		d.fault(first(svc.Keys["build"], svc.Pos), "build it elsewhere and push it, then name it with image:",
+			"service %q: its image %s is not there, and building is not supported yet", svc.Name, svc.Image)
+		return nil
+	case policy == "never":
+		d.fault(first(svc.Keys["image"], svc.Pos), "pull it first, or leave the pull policy out",
+			"service %q: image %s is not there, and its pull policy is never", svc.Name, svc.Image)
+		return nil
+	}
+	return d.pull(svc, notFound(first(svc.Keys["image"], svc.Pos)))
+}
+
+func (d *differ) pull(svc *spec.Service, cause string) *node {
+	n := d.images[svc.Image]
+	if n == nil {
+		n = d.add(Step{Verb: Pull, Noun: ImageNoun, Name: svc.Image, Cause: cause})
+		d.images[svc.Image] = n
+	}
+	return n
+}
+
+func (d *differ) pullPolicy(svc *spec.Service) string {
+	if d.opt.Pull != "" && d.opt.Pull != "policy" {
+		return d.opt.Pull
+	}
+	return svc.PullPolicy
+}
+
+// stale tells whether a policy wants an image that is there looked up again.
+func (d *differ) stale(svc *spec.Service, have Image) bool {
+	if svc.Build && svc.Image == d.p.Name+"-"+svc.Name {
+		return false // in no registry
+	}
+	every, ok := pullEvery(d.pullPolicy(svc))
+	return ok && have.Pulled.Before(d.opt.Now.Add(-every))
+}
+
+// pullEvery returns how old an image may be under a policy.
+func pullEvery(policy string) (time.Duration, bool) {
+	switch policy {
+	case "always":
+		return 0, true
+	case "daily":
+		return 24 * time.Hour, true
+	case "weekly":
+		return 7 * 24 * time.Hour, true
+	}
+	if v, ok := strings.CutPrefix(policy, "every_"); ok {
+		every, err := parsePeriod(v)
+		return every, err == nil
+	}
+	return 0, false
+}
+
+// parsePeriod reads a duration that may have weeks and days before what
+// time.ParseDuration reads: "1w2d3h".
+func parsePeriod(v string) (time.Duration, error) {
+	var total time.Duration
+	for _, u := range []struct {
+		unit string
+		of   time.Duration
+	}{{"w", 7 * 24 * time.Hour}, {"d", 24 * time.Hour}} {
+		n, rest, ok := strings.Cut(v, u.unit)
+		if !ok {
+			continue
+		}
+		i, err := strconv.ParseInt(n, 10, 32)
+		if err != nil || i < 0 || time.Duration(i) > (1<<62-total)/u.of {
+			return 0, fmt.Errorf("%q is no period", v)
+		}
+		total, v = total+time.Duration(i)*u.of, rest
+	}
+	if v == "" {
+		return total, nil
+	}
+	rest, err := time.ParseDuration(v)
+	if err != nil || rest < 0 || total+rest < 0 {
+		return 0, fmt.Errorf("%q is no period", v)
+	}
+	return total + rest, nil
+}
+
+// planStart starts a service's replicas, each when it is made and the
+// conditions of its dependencies hold.
+func (d *differ) planStart(svc *spec.Service) {
+	var starting []*slot
+	for _, s := range d.slots[svc.Name] {
+		if s.made != nil || d.stops[s.was.ID] != nil || s.was.Status != StatusRunning && s.was.Status != StatusRestarting {
+			starting = append(starting, s)
+		}
+	}
+	if len(starting) == 0 || d.alreadyRan(svc, starting) {
+		return
+	}
+	needs := d.conditions(svc.Name)
+	for _, s := range starting {
+		after := append(slices.Clone(needs), s.made)
+		after = append(after, d.orphans...)
+		cause := "new"
+		if s.made == nil {
+			r := s.was
+			cause = "is " + string(r.Status)
+			if stop := d.stops[r.ID]; stop != nil {
+				cause = "was stopped: " + stop.Cause
+			}
+			after = append(after, d.stops[r.ID])
+			for _, key := range slices.Sorted(maps.Keys(svc.Networks)) {
+				after = append(after, d.networks[key])
+			}
+			s.start = d.replica(Start, r, cause, after...)
+		} else {
+			s.made.Boot = true
+			s.start = d.add(Step{Verb: Start, Noun: ReplicaNoun, Name: s.name, Cause: "new", Service: s.service, Number: s.number}, after...)
+		}
+		first(s.made, s.start).need(d.released(svc, s)...)
+	}
+}
+
+// released are the stops after which the volumes of a replica are in no other
+// machine: a disk is in one at a time.
+func (d *differ) released(svc *spec.Service, s *slot) []*node {
+	var out []*node
+	for _, m := range svc.Mounts {
+		v := d.p.Volumes[m.Source]
+		if m.Type != spec.MountVolume || v == nil {
+			continue
+		}
+		for _, r := range d.holding[v.Name] {
+			if s.was != nil && s.was.ID == r.ID {
+				continue
+			}
+			stop := d.stopFirst(r, fmt.Sprintf("volume %s moves to service %q", v.Name, svc.Name))
+			if n := d.leaving[r.ID]; n != nil {
+				n.need(stop)
+			}
+			out = append(out, stop)
+		}
+	}
+	return out
+}
+
+// alreadyRan tells whether a service that others wait to complete has done so,
+// and none of them needs it again. docker compose would run it once more on
+// every up; then no second plan were ever empty.
+func (d *differ) alreadyRan(svc *spec.Service, starting []*slot) bool {
+	if len(d.opt.Services) > 0 && d.targeted(svc.Name) {
+		return false
+	}
+	for _, s := range starting {
+		if s.made != nil || s.was.Status != StatusExited || s.was.ExitCode != 0 || d.stops[s.was.ID] != nil {
+			return false
+		}
+	}
+	waited := false
+	for _, user := range d.order {
+		how, ok := d.deps[user][svc.Name]
+		if !ok {
+			continue
+		}
+		waited = waited || how.Condition == spec.ConditionCompleted
+		for _, s := range d.slots[user] {
+			if s.made != nil || d.stops[s.was.ID] != nil || s.was.Status != StatusRunning && s.was.Status != StatusRestarting {
+				return false
+			}
+		}
+	}
+	return waited
+}
+
+// conditions are the steps after which a service's dependencies are as it asks.
+func (d *differ) conditions(service string) []*node {
+	var out []*node
+	for _, dep := range slices.Sorted(maps.Keys(d.deps[service])) {
+		how := d.deps[service][dep]
+		for _, s := range d.slots[dep] {
+			out = append(out, d.condition(s, how, service))
+		}
+	}
+	return out
+}
+
+// condition returns the step after which a condition of a replica holds; nil if
+// it holds already.
+func (b *builder) condition(s *slot, how spec.Dependency, forService string) *node {
+	cause := how.Condition + " for " + forService
+	switch how.Condition {
+	case spec.ConditionHealthy:
+		if s.start == nil && s.was != nil && s.was.Status == StatusRunning && s.was.Health == "healthy" {
+			return nil
+		}
+	case spec.ConditionCompleted:
+		if s.start == nil && s.was != nil && s.was.Status == StatusExited && s.was.ExitCode == 0 {
+			return nil
+		}
+	default:
+		if s.start == nil || how.Required {
+			return s.start
+		}
+	}
+	return b.wait(s, how.Condition, cause, !how.Required)
+}
+
+// planWait waits until everything is up (--wait): running, healthy where there
+// is a probe, or completed where another service waits for that.
+func (d *differ) planWait() {
+	completes := map[string]bool{}
+	for _, deps := range d.deps {
+		for dep, how := range deps {
+			if how.Condition == spec.ConditionCompleted {
+				completes[dep] = true
+			}
+		}
+	}
+	for _, name := range d.order {
+		for _, s := range d.slots[name] {
+			if s.start == nil && s.was.Status != StatusRunning {
+				continue // ran already
+			}
+			switch {
+			case completes[name]:
+				d.wait(s, spec.ConditionCompleted, "--wait", false)
+			case s.start == nil && (s.was.Health == "" || s.was.Health == "healthy"):
+			case d.waits[spec.ConditionHealthy+" "+s.name] != nil:
+				d.waits[spec.ConditionHealthy+" "+s.name].Optional = false
+			default:
+				d.wait(s, RunningOrHealthy, "--wait", false)
+			}
+		}
+	}
+}
+
+// checkVolumes refuses what two machines would have to write at once.
+func (d *differ) checkVolumes() {
+	type use struct {
+		service, replica string
+		pos              spec.Pos
+	}
+	users := map[string][]use{} // by name
+	planned := map[string]bool{}
+	for _, name := range d.order {
+		svc := d.p.Services[name]
+		for _, s := range d.slots[name] {
+			if s.was != nil {
+				planned[s.was.ID] = true
+			}
+			seen := map[string]bool{}
+			for _, m := range svc.Mounts {
+				v := d.p.Volumes[m.Source]
+				if m.Type != spec.MountVolume || v == nil || seen[v.Name] {
+					continue
+				}
+				seen[v.Name] = true
+				users[v.Name] = append(users[v.Name], use{name, s.name, m.Pos})
+			}
+		}
+	}
+	for i := range d.s.Replicas {
+		r := &d.s.Replicas[i]
+		if planned[r.ID] || !holds(r.Status) || d.stops[r.ID] != nil || r.OneOff && d.scope[r.Service] {
+			continue
+		}
+		for _, v := range r.Volumes {
+			if len(users[v]) > 0 {
+				users[v] = append(users[v], use{r.Service, r.Name, spec.Pos{}})
+			}
+		}
+	}
+	for _, v := range slices.Sorted(maps.Keys(users)) {
+		u := users[v]
+		if len(u) < 2 {
+			continue
+		}
+		i := slices.IndexFunc(u, func(o use) bool { return o.service != u[0].service })
+		if i < 0 {
+			d.fault(u[0].pos, "scale it to 1, or give each replica a volume of its own",
+				"volume %s is wanted by %d replicas of service %q, and a volume is a disk of one machine", v, len(u), u[0].service)
+			continue
+		}
+		pos := first(u[i].pos, u[0].pos)
+		d.fault(pos, "volumes cannot be shared yet: give each service its own",
+			"volume %s is wanted by service %q and service %q (%s), and a volume is a disk of one machine", v, u[0].service, u[i].service, u[i].replica)
+	}
+}
+
+// checkNames refuses a replica whose name another one has.
+func (d *differ) checkNames() {
+	owner := map[string]*Replica{}
+	for i := range d.s.Replicas {
+		owner[d.s.Replicas[i].Name] = &d.s.Replicas[i]
+	}
+	taken := map[string]string{}
+	for _, name := range d.order {
+		svc := d.p.Services[name]
+		for _, s := range d.slots[name] {
+			if by, ok := taken[s.name]; ok {
+				d.fault(first(svc.Keys["container_name"], svc.Pos), "", "container name %q is already in use by service %s", s.name, by)
+			}
+			taken[s.name] = name
+			o := owner[s.name]
+			if s.made == nil || o == nil || s.was != nil && o.ID == s.was.ID {
+				continue
+			}
+			if free := d.names[s.name]; free != nil {
+				s.made.need(free)
+				continue
+			}
+			d.fault(first(svc.Keys["container_name"], svc.Pos), "remove it, or choose another name",
+				"service %q: container name %q is already in use by a replica of service %q", name, s.name, o.Service)
+		}
+	}
+}

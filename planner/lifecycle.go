@@ -1,0 +1,194 @@
+package planner
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/stackvm/stack/spec"
+)
+
+// selection checks a Selection against what there is, and tells what it names.
+func selection(observed State, desired *spec.Project, services []string) (func(string) bool, error) {
+	for _, s := range services {
+		known := desired != nil && desired.Services[s] != nil ||
+			slices.ContainsFunc(observed.Replicas, func(r Replica) bool { return r.Service == s })
+		if !known {
+			return nil, &spec.Error{Err: fmt.Errorf("no such service: %s", s)}
+		}
+	}
+	return func(service string) bool {
+		if len(services) > 0 {
+			return slices.Contains(services, service)
+		}
+		return desired == nil || desired.Services[service] != nil
+	}, nil
+}
+
+// StopAll returns the steps that stop replicas, those that depend on others first.
+// desired may be nil.
+func StopAll(observed State, desired *spec.Project, project string, sel Selection) (Plan, error) {
+	b := &builder{project: project, timeout: seconds(sel.Timeout)}
+	selected, err := selection(observed, desired, sel.Services)
+	if err != nil {
+		return Plan{}, err
+	}
+	b.reverse(observed, desired, func(r *Replica, after []*node) *node {
+		if r.OneOff || !selected(r.Service) || !holds(r.Status) {
+			return nil
+		}
+		return b.replica(Stop, r, "stop", after...)
+	})
+	return b.plan()
+}
+
+// RemoveAll returns the steps of rm: replicas that do not run are removed; those
+// that do, only with Selection.Stop. desired may be nil.
+func RemoveAll(observed State, desired *spec.Project, project string, sel Selection) (Plan, error) {
+	b := &builder{project: project, timeout: seconds(sel.Timeout)}
+	selected, err := selection(observed, desired, sel.Services)
+	if err != nil {
+		return Plan{}, err
+	}
+	b.reverse(observed, desired, func(r *Replica, after []*node) *node {
+		if r.OneOff || !selected(r.Service) || holds(r.Status) && !sel.Stop {
+			return nil
+		}
+		var stop *node
+		if holds(r.Status) {
+			stop = b.replica(Stop, r, "rm --stop", after...)
+			after = nil
+		}
+		rm := b.replica(Remove, r, "rm", append(after, stop)...)
+		if sel.Volumes {
+			rm.Discard, rm.Destructive = r.Anonymous, len(r.Anonymous) > 0
+		}
+		return first(stop, rm)
+	})
+	return b.plan()
+}
+
+// StartAll returns the steps that start replicas that exist and do not run, each
+// after the conditions of what it depends on. desired may be nil.
+func StartAll(observed State, desired *spec.Project, project string, sel Selection) (Plan, error) {
+	b := &builder{project: project, timeout: -1}
+	selected, err := selection(observed, desired, sel.Services)
+	if err != nil {
+		return Plan{}, err
+	}
+	deps, order := dependencyOrder(observed, desired)
+	slots := map[string][]*slot{}
+	for _, service := range order {
+		var needs []*node
+		for _, dep := range sortedServices(deps[service]) {
+			for _, s := range slots[dep] {
+				needs = append(needs, b.condition(s, deps[service][dep], service))
+			}
+		}
+		if !selected(service) {
+			continue
+		}
+		for i := range observed.Replicas {
+			r := &observed.Replicas[i]
+			if r.Service != service || r.OneOff {
+				continue
+			}
+			s := &slot{service: service, name: r.Name, number: r.Number, was: r}
+			if r.Status != StatusRunning && r.Status != StatusRestarting {
+				s.start = b.replica(Start, r, "is "+string(r.Status), needs...)
+			}
+			slots[service] = append(slots[service], s)
+		}
+		if len(slots[service]) == 0 && desired != nil && desired.Services[service] != nil && desired.Services[service].Scale > 0 {
+			return Plan{}, &spec.Error{Pos: desired.Services[service].Pos, Err: fmt.Errorf("service %q has no container to start", service), Hint: "make it with up or create"}
+		}
+	}
+	if sel.Wait {
+		for _, service := range order {
+			for _, s := range slots[service] {
+				if s.start != nil || s.was.Health != "" && s.was.Health != "healthy" {
+					b.wait(s, RunningOrHealthy, "--wait", false)
+				}
+			}
+		}
+	}
+	return b.plan()
+}
+
+// RestartAll returns the steps that restart replicas as they are: the file is not
+// read again. Services that depend on a restarted one with restart: true are
+// restarted after it.
+func RestartAll(observed State, desired *spec.Project, project string, sel Selection) (Plan, error) {
+	b := &builder{project: project, timeout: seconds(sel.Timeout)}
+	selected, err := selection(observed, desired, sel.Services)
+	if err != nil {
+		return Plan{}, err
+	}
+	deps, order := dependencyOrder(observed, desired)
+	steps := map[string][]*node{}
+	for _, service := range order {
+		var needs []*node
+		follows := false
+		for _, dep := range sortedServices(deps[service]) {
+			if deps[service][dep].Restart {
+				needs = append(needs, steps[dep]...)
+				follows = follows || len(steps[dep]) > 0 && !sel.NoDeps
+			}
+		}
+		if !selected(service) && !follows {
+			continue
+		}
+		for i := range observed.Replicas {
+			r := &observed.Replicas[i]
+			if r.Service != service || r.OneOff {
+				continue
+			}
+			verb, cause := Restart, "restart"
+			switch {
+			case !selected(service):
+				cause = "what it depends on is restarted"
+			case !holds(r.Status):
+				verb, cause = Start, "is "+string(r.Status)
+			}
+			steps[service] = append(steps[service], b.replica(verb, r, cause, needs...))
+		}
+	}
+	return b.plan()
+}
+
+// PullAll returns the pulls of the images that a project's services name,
+// whether they are there or not, unless their policy says otherwise.
+func PullAll(observed State, desired *spec.Project, opt Options) (Plan, error) {
+	d := &differ{builder: builder{project: desired.Name, timeout: -1}, p: desired, s: observed, opt: opt, images: map[string]*node{}}
+	d.opt.NoDeps = !opt.WithDeps
+	if err := d.setScope(); err != nil {
+		return Plan{}, err
+	}
+	for _, name := range d.order {
+		svc := d.p.Services[name]
+		_, there := d.s.Images[svc.Image]
+		switch policy := d.pullPolicy(svc); {
+		case policy == "never", svc.Build && svc.Image == desired.Name+"-"+name, there && policy == "missing":
+		default:
+			d.pull(svc, "pull").Refresh = there
+		}
+	}
+	return d.plan()
+}
+
+// dependencyOrder returns services with what they depend on, in that order.
+func dependencyOrder(observed State, desired *spec.Project) (dependencies, []string) {
+	deps := ofReplicas(observed.Replicas)
+	if desired != nil {
+		for name, s := range desired.Services {
+			deps[name] = s.DependsOn
+		}
+	}
+	deps = deps.acyclic()
+	order, _ := deps.order() // no cycle is left
+	return deps, order
+}
+
+func sortedServices(deps map[string]spec.Dependency) []string {
+	return slices.Sorted(maps.Keys(deps))
+}
