@@ -3,6 +3,7 @@ package spec
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"path"
@@ -23,18 +24,40 @@ type converter struct {
 	src    *types.Project
 	out    *Project
 	faults faults
+	// wrong: the schema has found faults already, unknown keys among them.
+	wrong bool
 }
 
 func (l *loading) convert(src *types.Project) (*Project, error) {
-	src, err := l.resolveEnvironments(src)
-	if err != nil {
+	c := &converter{loading: l, src: src}
+	c.run()
+	if err := c.faults.err(); err != nil {
 		return nil, err
 	}
-	c := &converter{loading: l, src: src}
+	c.hash()
+	return c.out, nil
+}
+
+// converted returns only what converting finds wrong, for a project that is
+// known to be wrong elsewhere.
+func (l *loading) converted(src *types.Project) (found faults) {
+	defer func() { // a model that the schema has not seen may be anything
+		if recover() != nil {
+			found = nil
+		}
+	}()
+	c := &converter{loading: l, src: src, wrong: true}
+	c.run()
+	return c.faults
+}
+
+func (c *converter) run() {
+	c.resolveEnvironments()
+	src := c.src
 	c.out = &Project{
-		Name: src.Name, NameFrom: l.named, WorkingDir: l.dir,
-		Files: src.ComposeFiles, EnvFiles: slices.Clone(l.envFiles),
-		Compatibility: l.opt.Compatibility,
+		Name: src.Name, NameFrom: c.named, WorkingDir: c.dir,
+		Files: src.ComposeFiles, EnvFiles: slices.Clone(c.envFiles),
+		Compatibility: c.opt.Compatibility,
 		Services:      map[string]*Service{}, Networks: map[string]*Network{}, Volumes: map[string]*Volume{},
 		Configs: map[string]*Config{}, Secrets: map[string]*Config{},
 		Disabled: src.DisabledServiceNames(),
@@ -62,38 +85,37 @@ func (l *loading) convert(src *types.Project) (*Project, error) {
 	}
 	c.links()
 	c.containerNames()
-	if err := c.faults.err(); err != nil {
-		return nil, err
-	}
-	c.hash()
-	return c.out, nil
 }
 
-// resolveEnvironments reads env files one service at a time, so that every one
-// that is missing is reported.
-func (l *loading) resolveEnvironments(src *types.Project) (*types.Project, error) {
-	p, err := src.WithServicesEnvironmentResolved(true)
+// resolveEnvironments reads env files, one service at a time where something is
+// wrong, so that every one that is missing is reported.
+func (c *converter) resolveEnvironments() {
+	p, err := c.src.WithServicesEnvironmentResolved(true)
 	if err == nil {
-		return p, nil
+		c.src = p
+		return
 	}
-	var found faults
-	for _, name := range sortedKeys(src.Services) {
-		one := *src
-		one.Services = types.Services{name: src.Services[name]}
-		if _, err := one.WithServicesEnvironmentResolved(true); err != nil {
-			pos := l.x.find("services", name, "env_file")
-			for i, f := range src.Services[name].EnvFiles {
-				if strings.Contains(err.Error(), f.Path) {
-					pos = l.x.find("services", name, "env_file", strconv.Itoa(i))
-				}
+	for _, name := range sortedKeys(c.src.Services) {
+		files := c.src.Services[name].EnvFiles
+		for i, f := range files {
+			one := *c.src
+			s := c.src.Services[name]
+			s.EnvFiles, s.PreStart = files[i:i+1], nil
+			one.Services = types.Services{name: s}
+			_, err := one.WithServicesEnvironmentResolved(true)
+			if err == nil {
+				continue
 			}
-			found.add(pos, fmt.Errorf("service %q: %w", name, err))
+			pos := c.x.find("services", name, "env_file", strconv.Itoa(i))
+			if errors.Is(err, fs.ErrNotExist) {
+				err = fmt.Errorf("env file %s not found", f.Path)
+			}
+			c.faults.add(pos, fmt.Errorf("service %q: %w", name, err))
 		}
 	}
-	if err := found.err(); err != nil {
-		return nil, err
+	if len(c.faults) == 0 {
+		c.faults.add(Pos{}, err)
 	}
-	return nil, &Error{Err: err}
 }
 
 func (c *converter) fault(at []string, hint, msg string, args ...any) {
@@ -867,7 +889,7 @@ func (c *converter) containerNames() {
 		}
 		used[cn] = name
 		if c.out.Services[name].Scale > 1 {
-			c.fault([]string{"services", name, "container_name"}, "", "service %q: can't set container_name and scale as container name must be unique", name)
+			c.fault([]string{"services", name, "container_name"}, "", "services.%s: can't set container_name and scale as container name must be unique", name)
 		}
 	}
 }

@@ -34,6 +34,7 @@ type source struct {
 	env     types.Mapping
 	docs    []*yaml.Node
 	err     error // of its syntax, or of reading it
+	from    Pos   // where it is named, if it is no root file
 	extends bool  // read only because a service extends one of its services
 }
 
@@ -115,7 +116,9 @@ func (x *index) read(path string, content []byte, dir string, env types.Mapping)
 			return s
 		}
 	}
-	s.docs, s.err = parseYAML(content)
+	if s.docs, s.err = parseYAML(content); s.err != nil {
+		s.err = syntaxError(content, s.err)
+	}
 	return s
 }
 
@@ -186,7 +189,12 @@ func (x *index) addIncludes(s *source, list *yaml.Node, including []string) {
 			if len(x.sources) >= maxFiles || contains(including, p) {
 				return
 			}
-			x.addFile(x.read(p, nil, dir, env), including)
+			known := len(x.sources)
+			f := x.read(p, nil, dir, env)
+			if len(x.sources) > known {
+				f.from = x.pos(s, item)
+			}
+			x.addFile(f, including)
 		}
 	}
 }
@@ -327,7 +335,7 @@ func (x *index) addExtends(s *source, service *yaml.Node, path []string) {
 			known := len(x.sources)
 			from = x.read(file, nil, filepath.Dir(file), s.env)
 			if len(x.sources) > known {
-				from.extends = true
+				from.extends, from.from = true, x.pos(s, n)
 			}
 		}
 	}

@@ -240,6 +240,7 @@ func (c *converter) checkSupport() {
 			rule = nil
 		}
 		switch {
+		case rule == nil && c.wrong:
 		case rule == nil:
 			c.faults.add(e.pos, fmt.Errorf("%s is not known to this version", at))
 		case rule.depth() != len(path): // below the key that the rule is about
