@@ -41,6 +41,7 @@ func (l *loading) diagnose(ctx context.Context, cause error) error {
 		p, err = l.compose(ctx, func(o *loader.Options) { o.SkipConsistencyCheck, o.SkipValidation = true, true })
 	}
 	switch {
+	case l.lenient:
 	case err == nil:
 		d.consistency(p)
 		d.faults = append(d.faults, l.converted(p)...)

@@ -103,7 +103,8 @@ type loading struct {
 	explicit bool // the name is not only a default
 
 	// How Render asks for less.
-	tweak func(*loader.Options)
+	tweak   func(*loader.Options)
+	lenient bool // contradictions are not looked for
 
 	mu       sync.Mutex // guards warnings while compose-go runs
 	warnings []Warning
