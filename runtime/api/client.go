@@ -46,10 +46,18 @@ func Dial(ctx context.Context, socket, token string) (*Client, error) {
 	if c.token, err = ReadToken(token); err != nil {
 		return nil, err
 	}
-	if err := c.call(ctx, PathInfo, nil, &c.Info); err != nil {
-		return nil, err
+	for tries := 3; ; tries-- {
+		err := c.call(ctx, PathInfo, nil, &c.Info)
+		_, answered := errors.AsType[*Error](err)
+		switch {
+		case err == nil:
+			return c, nil
+		case answered || tries == 0 || ctx.Err() != nil || errors.Is(err, ErrNoSupervisor):
+			return nil, err
+		}
+		// It died, or ended, between accepting and answering: the next connection
+		// waits for its successor, or finds that there is none.
 	}
-	return c, nil
 }
 
 func (c *Client) dial(ctx context.Context) (net.Conn, error) {

@@ -31,4 +31,3 @@ func StartTime(pid int) uint64 {
 func ProcessAlive(pid int, startTime uint64, hostBoot string) bool {
 	return pid > 0 && startTime != 0 && hostBoot == HostBoot() && StartTime(pid) == startTime
 }
-
