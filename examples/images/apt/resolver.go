@@ -44,7 +44,7 @@ func New(dir, arch string) (*Resolver, error) {
 	if strings.ContainsAny(dir, "\"\\;\n") {
 		return nil, fmt.Errorf("directory %q has a character that apt's configuration cannot hold", dir)
 	}
-	for _, sub := range []string{"lists/partial", "archives/partial"} {
+	for _, sub := range []string{"lists/partial", "none/partial", "archives"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, fmt.Errorf("making apt's directories: %w", err)
 		}
@@ -57,7 +57,7 @@ Dir::State::lists "%[1]s/lists";
 Dir::State::status "%[1]s/status";
 Dir::State::extended_states "%[1]s/extended_states";
 Dir::Cache %[1]q;
-Dir::Cache::archives "%[1]s/archives";
+Dir::Cache::archives "%[1]s/none";
 Dir::Cache::pkgcache "pkgcache.bin";
 Dir::Cache::srcpkgcache "srcpkgcache.bin";
 Dir::Log %[1]q;
