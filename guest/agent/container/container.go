@@ -1,0 +1,212 @@
+//go:build linux
+
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/stackvm/stack/guest/agent/cgroup"
+	"github.com/stackvm/stack/guest/agent/disk"
+	"github.com/stackvm/stack/guest/agent/inroot"
+	"github.com/stackvm/stack/guest/agent/process"
+	"github.com/stackvm/stack/guest/wire"
+	"golang.org/x/sys/unix"
+)
+
+// stateNew is a container whose Create has not finished: nobody sees it.
+const stateNew wire.State = ""
+
+// Container is one container of the machine.
+type Container struct {
+	set  *Set
+	spec wire.Container
+
+	// Made by make, then constant until unmake.
+	root  *inroot.Root // the assembled tree, which the workload will see as /
+	net   *os.File     // network namespace
+	ipc   *os.File     // IPC namespace
+	group *cgroup.Group
+	undo  []func() error // in order of making
+
+	changing sync.Mutex // held by Start and Remove; taken before mu
+
+	mu      sync.Mutex
+	state   wire.State
+	run     *run // nil when not running
+	exit    wire.ExitStatus
+	ended   chan struct{} // closed when the present run ends, or the next
+	outputs outputs
+}
+
+// run is one life of a container, from start to end.
+type run struct {
+	proc  *process.Process
+	pidfd *os.File
+	stdio *stdio
+	oom   int64 // kills counted before it began
+	done  chan struct{}
+}
+
+// ID returns the container's id.
+func (c *Container) ID() string { return c.spec.ID }
+
+// Snapshot returns the events that describe the present state.
+func (c *Container) Snapshot() []wire.Event {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := wire.Event{Kind: wire.EventState, Container: c.spec.ID, At: time.Now(), State: c.state}
+	if c.state == wire.StateExited {
+		exit := c.exit
+		e.Exit, e.At = &exit, exit.At
+	}
+	return []wire.Event{e}
+}
+
+// validate refuses what would make no sense later on.
+func validate(spec *wire.Container) error {
+	fault := func(format string, args ...any) error {
+		return &wire.Error{Code: wire.CodeInvalid, Message: fmt.Sprintf(format, args...)}
+	}
+	if len(spec.ID) == 0 || len(spec.ID) > 64 || strings.Trim(spec.ID, "0123456789abcdef") != "" {
+		return fault("container id %.70q: not hexadecimal", spec.ID)
+	}
+	if len(spec.Args) == 0 || spec.Args[0] == "" {
+		return fault("container %s: no command", spec.Name)
+	}
+	for _, m := range spec.Mounts {
+		if !strings.HasPrefix(m.Target, "/") {
+			return fault("mount target %q: not absolute", m.Target)
+		}
+	}
+	for key := range spec.Sysctls {
+		if strings.Contains(key, "..") || key == "" {
+			return fault("sysctl %q: not a name", key)
+		}
+	}
+	return nil
+}
+
+// do runs a step and remembers how to undo it.
+func (c *Container) do(undo func() error) { c.undo = append(c.undo, undo) }
+
+func (c *Container) make(ctx context.Context) (err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.unmake())
+		}
+	}()
+	dir := Dir + "/" + c.spec.ID
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	c.do(func() error { return os.RemoveAll(dir) })
+	if err := c.namespaces(); err != nil {
+		return err
+	}
+	if c.group, err = cgroup.New(c.spec.ID, c.spec.Limits); err != nil {
+		return err
+	}
+	c.do(c.group.Remove)
+	if err := c.tree(ctx, dir); err != nil {
+		return err
+	}
+	return c.set.machine.Memory.Watch(c.group, c.oomKilled)
+}
+
+// unmake undoes what make did, last first, and goes on after errors.
+func (c *Container) unmake() error {
+	var errs []error
+	for i := len(c.undo) - 1; i >= 0; i-- {
+		errs = append(errs, c.undo[i]())
+	}
+	c.undo = nil
+	return errors.Join(errs...)
+}
+
+// namespaces makes the network and IPC namespaces, or takes another container's.
+func (c *Container) namespaces() error {
+	flags := 0
+	if c.spec.JoinNetwork != "" {
+		other, err := c.set.Get(c.spec.JoinNetwork)
+		if err != nil {
+			return fmt.Errorf("joining its network: %w", err)
+		}
+		if c.net, err = duplicate(other.net); err != nil {
+			return err
+		}
+	} else {
+		flags |= unix.CLONE_NEWNET
+	}
+	if c.spec.JoinIPC != "" {
+		other, err := c.set.Get(c.spec.JoinIPC)
+		if err != nil {
+			return fmt.Errorf("joining its IPC: %w", err)
+		}
+		if c.ipc, err = duplicate(other.ipc); err != nil {
+			return err
+		}
+	} else {
+		flags |= unix.CLONE_NEWIPC
+	}
+	c.do(func() error { return errors.Join(closeIf(c.net), closeIf(c.ipc)) })
+	if flags == 0 {
+		return nil
+	}
+	// The thread that made them ends with its goroutine; descriptors hold them.
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		done <- func() (err error) {
+			if err := unix.Unshare(flags); err != nil {
+				return fmt.Errorf("making namespaces: %w", err)
+			}
+			if flags&unix.CLONE_NEWNET != 0 {
+				if c.net, err = os.Open("/proc/thread-self/ns/net"); err != nil {
+					return err
+				}
+			}
+			if flags&unix.CLONE_NEWIPC != 0 {
+				if c.ipc, err = os.Open("/proc/thread-self/ns/ipc"); err != nil {
+					return err
+				}
+			}
+			return nil
+		}()
+	}()
+	return <-done
+}
+
+// oomKilled is called when the kernel counted a memory event in the group.
+func (c *Container) oomKilled() {
+	c.mu.Lock()
+	r := c.run
+	c.mu.Unlock()
+	if r != nil && c.group.OOMKills() > r.oom {
+		c.set.machine.Emit(wire.Event{Kind: wire.EventOOM, Container: c.spec.ID, At: time.Now(), Message: "a process was killed: the container's memory limit is reached"})
+	}
+}
+
+// release is for disks: the step that gives up a use of one.
+func release(m *disk.Mount) func() error { return m.Release }
+
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
+func closeIf(f *os.File) error {
+	if f == nil {
+		return nil
+	}
+	return f.Close()
+}

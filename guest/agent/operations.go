@@ -1,0 +1,269 @@
+//go:build linux
+
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/yamux"
+	"github.com/stackvm/stack/guest/wire"
+	"golang.org/x/sys/unix"
+)
+
+// call is a request being answered.
+type call struct {
+	body   json.RawMessage
+	stream *yamux.Stream
+}
+
+// operation answers a call on its stream.
+type operation func(*Agent, *call)
+
+func marshal(v any) (json.RawMessage, error) { return json.Marshal(v) }
+
+// simple is an operation that is a request and a reply.
+func simple[In, Out any](do func(*Agent, context.Context, *In) (Out, error)) operation {
+	return func(a *Agent, c *call) {
+		in := new(In)
+		if err := c.decode(in); err != nil {
+			reply(c.stream, nil, err)
+			return
+		}
+		// What was begun is finished even when the host goes away: half a
+		// container is worse than one nobody waits for.
+		out, err := do(a, context.Background(), in)
+		reply(c.stream, out, err)
+	}
+}
+
+func (c *call) decode(v any) error {
+	if len(c.body) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(c.body, v); err != nil {
+		return &wire.Error{Code: wire.CodeInvalid, Message: fmt.Sprintf("request: %v", err)}
+	}
+	return nil
+}
+
+type nothing struct{}
+
+var operations map[wire.Op]operation
+
+func init() { // a literal would refer to itself through handle
+	operations = map[wire.Op]operation{
+		wire.OpHello:    simple((*Agent).hello),
+		wire.OpEvents:   (*Agent).subscribe,
+		wire.OpShutdown: (*Agent).shutdown,
+		wire.OpSync:     simple((*Agent).sync),
+		wire.OpStats:    simple((*Agent).stats),
+
+		wire.OpCreate: simple((*Agent).create),
+		wire.OpStart:  simple((*Agent).start),
+		wire.OpStop:   simple((*Agent).stop),
+		wire.OpSignal: simple((*Agent).signal),
+		wire.OpRemove: simple((*Agent).remove),
+		wire.OpAttach: (*Agent).attach,
+		wire.OpExec:   (*Agent).exec,
+		wire.OpTop:    simple((*Agent).top),
+		wire.OpHosts:  simple((*Agent).hosts),
+	}
+}
+
+func (a *Agent) hello(_ context.Context, h *wire.Hello) (*wire.HelloReply, error) {
+	if err := wake(h); err != nil {
+		return nil, err
+	}
+	r := &wire.HelloReply{Protocol: wire.Protocol, Agent: Version, MemoryKiB: meminfo("MemTotal")}
+	var uts unix.Utsname
+	if unix.Uname(&uts) == nil {
+		r.Kernel = unix.ByteSliceToString(uts.Release[:])
+	}
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, err
+	}
+	r.BootID = strings.TrimSpace(string(id))
+	var up unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) == nil {
+		r.Uptime = up.Nano()
+	}
+	return r, nil
+}
+
+// meminfo reads one number of /proc/meminfo, in KiB.
+func meminfo(key string) int64 {
+	text, _ := os.ReadFile("/proc/meminfo")
+	for line := range strings.Lines(string(text)) {
+		if k, v, _ := strings.Cut(line, ":"); k == key {
+			var n int64
+			fmt.Sscan(v, &n)
+			return n
+		}
+	}
+	return 0
+}
+
+func (a *Agent) create(ctx context.Context, c *wire.Container) (*nothing, error) {
+	ctx, cancel := context.WithTimeout(ctx, deviceWait)
+	defer cancel()
+	return nil, a.containers.Create(ctx, c)
+}
+
+// deviceWait is how long a disk may take to appear after the host attached it;
+// milliseconds, unless the host is very busy.
+const deviceWait = 60 * time.Second
+
+func (a *Agent) start(_ context.Context, ref *wire.ContainerRef) (*wire.Started, error) {
+	c, err := a.containers.Get(ref.ID)
+	if err != nil {
+		return nil, err
+	}
+	started, err := c.Start()
+	return &started, err
+}
+
+func (a *Agent) stop(ctx context.Context, s *wire.Stop) (*wire.ExitStatus, error) {
+	c, err := a.containers.Get(s.ID)
+	if err != nil {
+		return nil, err
+	}
+	status, err := c.Stop(ctx, s.Signal, s.Grace)
+	return &status, err
+}
+
+func (a *Agent) signal(_ context.Context, s *wire.Signal) (*nothing, error) {
+	c, err := a.containers.Get(s.ID)
+	if err != nil {
+		return nil, err
+	}
+	return nil, c.Signal(s.Signal)
+}
+
+func (a *Agent) remove(_ context.Context, ref *wire.ContainerRef) (*nothing, error) {
+	return nil, a.containers.Remove(ref.ID)
+}
+
+func (a *Agent) hosts(_ context.Context, h *wire.Hosts) (*nothing, error) {
+	c, err := a.containers.Get(h.Container)
+	if err != nil {
+		return nil, err
+	}
+	return nil, c.SetHosts(h.Hosts)
+}
+
+func (a *Agent) attach(c *call) {
+	in := new(wire.Attach)
+	err := c.decode(in)
+	if err != nil {
+		reply(c.stream, nil, err)
+		return
+	}
+	target, err := a.containers.Get(in.ID)
+	if err != nil {
+		reply(c.stream, nil, err)
+		return
+	}
+	target.Attach(in, c.stream, func() error { return reply(c.stream, nil, nil) })
+}
+
+func (a *Agent) exec(c *call) {
+	in := new(wire.Exec)
+	if err := c.decode(in); err != nil {
+		reply(c.stream, nil, err)
+		return
+	}
+	target, err := a.containers.Get(in.ID)
+	if err != nil {
+		reply(c.stream, nil, err)
+		return
+	}
+	x, err := target.Exec(in)
+	if err != nil {
+		reply(c.stream, nil, err)
+		return
+	}
+	sent := reply(c.stream, wire.ExecStarted{PID: x.PID()}, nil)
+	if in.Detach || sent != nil {
+		x.Detach()
+		return
+	}
+	x.Serve(c.stream)
+}
+
+func (a *Agent) top(_ context.Context, ref *wire.ContainerRef) (*wire.Top, error) {
+	c, err := a.containers.Get(ref.ID)
+	if err != nil {
+		return nil, err
+	}
+	return c.Top()
+}
+
+func (a *Agent) sync(context.Context, *nothing) (*nothing, error) {
+	for serial, err := range a.disks.Sync() {
+		return nil, fmt.Errorf("disk %q: %w", serial, err)
+	}
+	return nil, nil
+}
+
+func (a *Agent) stats(context.Context, *nothing) (*wire.Stats, error) {
+	s := &wire.Stats{
+		At:         time.Now(),
+		AgentRSS:   residentSet(),
+		MemTotal:   meminfo("MemTotal") << 10,
+		MemFree:    meminfo("MemAvailable") << 10,
+		Containers: make(map[string]wire.ContainerStats),
+	}
+	for _, c := range a.containers.All() {
+		s.Containers[c.ID()] = c.Stats()
+	}
+	return s, nil
+}
+
+func residentSet() int64 {
+	text, _ := os.ReadFile("/proc/self/statm")
+	var size, resident int64
+	fmt.Sscan(string(text), &size, &resident)
+	return resident * int64(os.Getpagesize())
+}
+
+// drainWait bounds how long a farewell waits for the host to have the logs.
+const drainWait = 10 * time.Second
+
+// shutdown stops and unmounts everything, says farewell, and ends the machine
+// once the host has read that, or is gone.
+func (a *Agent) shutdown(c *call) {
+	in := new(wire.Shutdown)
+	if err := c.decode(in); err != nil {
+		reply(c.stream, nil, err)
+		return
+	}
+	farewell := wire.Farewell{}
+	var err error
+	farewell.Containers, err = a.containers.Close(in.Grace)
+	if err != nil {
+		farewell.Unsynced = append(farewell.Unsynced, err.Error())
+	}
+	for serial, err := range a.disks.Sync() {
+		farewell.Unsynced = append(farewell.Unsynced, fmt.Sprintf("disk %q: %v", serial, err))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), drainWait)
+	defer cancel()
+	if err := a.logs.Drain(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "agent: the last log records were not taken:", err)
+	}
+	reply(c.stream, farewell, nil)
+	c.stream.Close()
+	// The reply is on its way when the host closes its side in turn.
+	c.stream.SetReadDeadline(time.Now().Add(farewellWait))
+	c.stream.Read(make([]byte, 1))
+	a.haltOnce.Do(func() { close(a.halt) })
+}
+
+// farewellWait bounds the wait for a host that does not close.
+const farewellWait = 2 * time.Second
