@@ -18,12 +18,20 @@ import (
 // equal plans. An error means that there is no plan, and holds every reason
 // there is none, as *spec.Error with its place where it has one.
 func Diff(desired *spec.Project, observed State, opt Options) (Plan, error) {
+	n, m := len(desired.Services), len(observed.Replicas)
 	d := &differ{
-		builder: builder{project: desired.Name, timeout: seconds(opt.Timeout)},
+		builder: builder{project: desired.Name, timeout: seconds(opt.Timeout), nodes: make([]*node, 0, 4*n)},
 		p:       desired, s: observed, opt: opt,
 		networks: map[string]*node{}, volumes: map[string]*node{}, images: map[string]*node{},
-		stops: map[string]*node{}, leaving: map[string]*node{}, names: map[string]*node{},
-		remade: map[string]string{}, slots: map[string][]*slot{}, observed: map[string][]*Replica{}, holding: map[string][]*Replica{},
+		stops: map[string]*node{}, leaving: map[string]*node{}, names: map[string]*node{}, remade: map[string]string{},
+		slots: make(map[string][]*slot, n), observed: make(map[string][]*Replica, n), holding: make(map[string][]*Replica, m),
+		haveNetworks: make(map[string]*Network, len(observed.Networks)), haveVolumes: make(map[string]*Volume, len(observed.Volumes)),
+	}
+	for i := range observed.Networks {
+		d.haveNetworks[observed.Networks[i].Name] = &observed.Networks[i]
+	}
+	for i := range observed.Volumes {
+		d.haveVolumes[observed.Volumes[i].Name] = &observed.Volumes[i]
 	}
 	return d.run()
 }
@@ -38,6 +46,7 @@ type differ struct {
 	order    []string // services in scope, each after what it depends on
 	scope    map[string]bool
 	deps     dependencies
+	users    map[string][]string // the other way: services that depend on each
 	faults   []error
 	observed map[string][]*Replica // by service, by number; not one-offs
 
@@ -49,8 +58,12 @@ type differ struct {
 	names    map[string]*node  // by replica name: the step after which it is free
 	remade   map[string]string // services with a recreated replica -> the reason that matters to sharers
 	slots    map[string][]*slot
+	starting map[string][]*slot    // of slots: those that are started
 	holding  map[string][]*Replica // by volume name: replicas whose machine has it
 	orphans  []*node               // stops of orphans: what they held is free after them
+
+	haveNetworks map[string]*Network // observed, by name
+	haveVolumes  map[string]*Volume
 }
 
 // slot is one replica as it will be.
@@ -101,6 +114,7 @@ func (d *differ) run() (Plan, error) {
 		return Plan{}, err
 	}
 	if !d.opt.NoStart {
+		d.chooseStarts()
 		for _, name := range d.order {
 			d.planStart(d.p.Services[name])
 		}
@@ -160,7 +174,7 @@ func (d *differ) setScope() error {
 	if err != nil {
 		return &spec.Error{Err: err}
 	}
-	d.scope = map[string]bool{}
+	d.scope = make(map[string]bool, len(order))
 	var add func(string)
 	add = func(name string) {
 		if d.p.Services[name] == nil || d.scope[name] {
@@ -180,17 +194,22 @@ func (d *differ) setScope() error {
 	for _, name := range targets {
 		add(name)
 	}
-	d.deps = dependencies{}
+	d.deps, d.users = make(dependencies, len(order)), make(map[string][]string, len(order))
 	for _, name := range order {
 		if !d.scope[name] {
 			continue
 		}
 		d.order = append(d.order, name)
-		d.deps[name] = map[string]spec.Dependency{}
-		for dep, how := range all[name] {
-			if d.scope[dep] {
-				d.deps[name][dep] = how
+		d.deps[name] = all[name]
+		for dep := range all[name] {
+			if !d.scope[dep] { // not in this run: as if it were not written
+				d.deps[name] = maps.Clone(all[name])
+				maps.DeleteFunc(d.deps[name], func(dep string, _ spec.Dependency) bool { return !d.scope[dep] })
+				break
 			}
+		}
+		for dep := range d.deps[name] {
+			d.users[dep] = append(d.users[dep], name)
 		}
 	}
 	return nil
@@ -223,20 +242,20 @@ func (d *differ) planNetworks() {
 			d.fault(d.p.Services[d.order[0]].Pos, "", "undefined network %s", key)
 			continue
 		}
-		at := slices.IndexFunc(d.s.Networks, func(o Network) bool { return o.Name == n.Name })
+		have, there := d.haveNetworks[n.Name]
 		switch {
-		case at < 0 && n.External:
+		case !there && n.External:
 			d.fault(n.Pos, "create it first, or leave external: out", "network %s declared as external, but could not be found", n.Name)
 		case n.External:
-		case at < 0:
+		case !there:
 			cause := notFound(n.Pos)
 			if old := d.renamed(key, n.Name); old != "" {
 				cause = "renamed from " + old
 			}
 			d.networks[key] = d.add(Step{Verb: Create, Noun: NetworkNoun, Name: n.Name, Cause: cause})
-		case d.s.Networks[at].Project != d.p.Name:
+		case have.Project != d.p.Name:
 			d.warn("a network with name %s exists but was not created for project %q. Set `external: true` to use an existing network", n.Name, d.p.Name)
-		case d.s.Networks[at].Hash != n.Hash:
+		case have.Hash != n.Hash:
 			var stopped []*node
 			for i := range d.s.Replicas {
 				r := &d.s.Replicas[i]
@@ -305,16 +324,16 @@ func (d *differ) planVolumes() {
 			d.fault(spec.Pos{}, "", "undefined volume %s", key)
 			continue
 		}
-		at := slices.IndexFunc(d.s.Volumes, func(o Volume) bool { return o.Name == v.Name })
+		have, there := d.haveVolumes[v.Name]
 		switch {
-		case at < 0 && v.External:
+		case !there && v.External:
 			d.fault(v.Pos, "create it first, or leave external: out", "external volume %q not found", v.Name)
 		case v.External:
-		case at < 0:
+		case !there:
 			d.volumes[key] = d.add(Step{Verb: Create, Noun: VolumeNoun, Name: v.Name, Cause: notFound(v.Pos)})
-		case d.s.Volumes[at].Project != d.p.Name:
+		case have.Project != d.p.Name:
 			d.warn("volume %q already exists but was not created for project %q. Use `external: true` to use an existing volume", v.Name, d.p.Name)
-		case d.s.Volumes[at].Hash == v.Hash:
+		case have.Hash == v.Hash:
 		case !d.opt.RecreateVolumes:
 			d.warn("volume %q exists but doesn't match configuration in compose file: it is kept as it is", v.Name)
 		default:
@@ -496,9 +515,9 @@ func (d *differ) obsolete(svc *spec.Service, r *Replica, policy RecreatePolicy) 
 // stopped before, and started again after.
 func (d *differ) recreate(svc *spec.Service, r *Replica, name, cause string) *node {
 	needs := d.needs(svc)
-	for _, dep := range d.order {
-		if how, ok := d.deps[dep][svc.Name]; ok && how.Restart {
-			for _, u := range d.observed[dep] {
+	for _, user := range d.users[svc.Name] {
+		if d.deps[user][svc.Name].Restart {
+			for _, u := range d.observed[user] {
 				needs = append(needs, d.stopFirst(u, fmt.Sprintf("service %q is recreated", svc.Name)))
 			}
 		}
@@ -552,7 +571,11 @@ func (d *differ) image(svc *spec.Service) *node {
 			"service %q: image %s is not there, and its pull policy is never", svc.Name, svc.Image)
 		return nil
 	}
-	return d.pull(svc, notFound(first(svc.Keys["image"], svc.Pos)))
+	n := d.pull(svc, notFound(first(svc.Keys["image"], svc.Pos)))
+	for i := range d.s.Replicas { // made when the store had it: what is pulled now may be newer
+		n.Refresh = n.Refresh || d.s.Replicas[i].Image == svc.Image
+	}
+	return n
 }
 
 func (d *differ) pull(svc *spec.Service, cause string) *node {
@@ -625,16 +648,50 @@ func parsePeriod(v string) (time.Duration, error) {
 	return total + rest, nil
 }
 
+// chooseStarts finds the replicas that have to be started: users before what
+// they depend on, because whether a one-shot runs again is up to its users.
+func (d *differ) chooseStarts() {
+	d.starting = make(map[string][]*slot, len(d.order))
+	for _, name := range slices.Backward(d.order) {
+		var starting []*slot
+		for _, s := range d.slots[name] {
+			if s.made != nil || d.stops[s.was.ID] != nil || s.was.Status != StatusRunning && s.was.Status != StatusRestarting {
+				starting = append(starting, s)
+			}
+		}
+		if !d.alreadyRan(name, starting) {
+			d.starting[name] = starting
+		}
+	}
+}
+
+// alreadyRan tells whether a service that others wait to complete has done so,
+// and none of them starts now. docker compose would run it once more on every
+// up; then no second plan were ever empty.
+func (d *differ) alreadyRan(service string, starting []*slot) bool {
+	if len(d.opt.Services) > 0 && d.targeted(service) {
+		return false
+	}
+	for _, s := range starting {
+		if s.made != nil || s.was.Status != StatusExited || s.was.ExitCode != 0 || d.stops[s.was.ID] != nil {
+			return false
+		}
+	}
+	waited := false
+	for _, user := range d.users[service] {
+		waited = waited || d.deps[user][service].Condition == spec.ConditionCompleted
+		if len(d.starting[user]) > 0 {
+			return false
+		}
+	}
+	return waited
+}
+
 // planStart starts a service's replicas, each when it is made and the
 // conditions of its dependencies hold.
 func (d *differ) planStart(svc *spec.Service) {
-	var starting []*slot
-	for _, s := range d.slots[svc.Name] {
-		if s.made != nil || d.stops[s.was.ID] != nil || s.was.Status != StatusRunning && s.was.Status != StatusRestarting {
-			starting = append(starting, s)
-		}
-	}
-	if len(starting) == 0 || d.alreadyRan(svc, starting) {
+	starting := d.starting[svc.Name]
+	if len(starting) == 0 {
 		return
 	}
 	needs := d.conditions(svc.Name)
@@ -682,34 +739,6 @@ func (d *differ) released(svc *spec.Service, s *slot) []*node {
 		}
 	}
 	return out
-}
-
-// alreadyRan tells whether a service that others wait to complete has done so,
-// and none of them needs it again. docker compose would run it once more on
-// every up; then no second plan were ever empty.
-func (d *differ) alreadyRan(svc *spec.Service, starting []*slot) bool {
-	if len(d.opt.Services) > 0 && d.targeted(svc.Name) {
-		return false
-	}
-	for _, s := range starting {
-		if s.made != nil || s.was.Status != StatusExited || s.was.ExitCode != 0 || d.stops[s.was.ID] != nil {
-			return false
-		}
-	}
-	waited := false
-	for _, user := range d.order {
-		how, ok := d.deps[user][svc.Name]
-		if !ok {
-			continue
-		}
-		waited = waited || how.Condition == spec.ConditionCompleted
-		for _, s := range d.slots[user] {
-			if s.made != nil || d.stops[s.was.ID] != nil || s.was.Status != StatusRunning && s.was.Status != StatusRestarting {
-				return false
-			}
-		}
-	}
-	return waited
 }
 
 // conditions are the steps after which a service's dependencies are as it asks.
@@ -780,22 +809,24 @@ func (d *differ) checkVolumes() {
 		service, replica string
 		pos              spec.Pos
 	}
-	users := map[string][]use{} // by name
-	planned := map[string]bool{}
+	users := make(map[string][]use, len(d.p.Volumes)) // by name
+	planned := make(map[string]bool, len(d.s.Replicas))
 	for _, name := range d.order {
 		svc := d.p.Services[name]
 		for _, s := range d.slots[name] {
 			if s.was != nil {
 				planned[s.was.ID] = true
 			}
-			seen := map[string]bool{}
 			for _, m := range svc.Mounts {
 				v := d.p.Volumes[m.Source]
-				if m.Type != spec.MountVolume || v == nil || seen[v.Name] {
+				if m.Type != spec.MountVolume || v == nil {
 					continue
 				}
-				seen[v.Name] = true
-				users[v.Name] = append(users[v.Name], use{name, s.name, m.Pos})
+				u := users[v.Name]
+				if len(u) > 0 && u[len(u)-1].replica == s.name {
+					continue // mounted twice by one replica
+				}
+				users[v.Name] = append(u, use{name, s.name, m.Pos})
 			}
 		}
 	}
@@ -810,11 +841,9 @@ func (d *differ) checkVolumes() {
 			}
 		}
 	}
+	maps.DeleteFunc(users, func(_ string, u []use) bool { return len(u) < 2 })
 	for _, v := range slices.Sorted(maps.Keys(users)) {
 		u := users[v]
-		if len(u) < 2 {
-			continue
-		}
 		i := slices.IndexFunc(u, func(o use) bool { return o.service != u[0].service })
 		if i < 0 {
 			d.fault(u[0].pos, "scale it to 1, or give each replica a volume of its own",
@@ -829,11 +858,11 @@ func (d *differ) checkVolumes() {
 
 // checkNames refuses a replica whose name another one has.
 func (d *differ) checkNames() {
-	owner := map[string]*Replica{}
+	owner := make(map[string]*Replica, len(d.s.Replicas))
 	for i := range d.s.Replicas {
 		owner[d.s.Replicas[i].Name] = &d.s.Replicas[i]
 	}
-	taken := map[string]string{}
+	taken := make(map[string]string, len(d.order))
 	for _, name := range d.order {
 		svc := d.p.Services[name]
 		for _, s := range d.slots[name] {

@@ -34,6 +34,7 @@ type builder struct {
 	project  string
 	timeout  int
 	nodes    []*node
+	block    []node // to take nodes from
 	waits    map[string]*node
 	warnings []string
 }
@@ -42,7 +43,12 @@ func (b *builder) add(s Step, after ...*node) *node {
 	if s.TimeoutSeconds == 0 {
 		s.TimeoutSeconds = -1
 	}
-	n := &node{Step: s, index: len(b.nodes)}
+	if len(b.block) == 0 { // a plan has thousands of them
+		b.block = make([]node, 64)
+	}
+	n := &b.block[0]
+	b.block = b.block[1:]
+	n.Step, n.index = s, len(b.nodes)
 	n.need(after...)
 	b.nodes = append(b.nodes, n)
 	return n
@@ -95,6 +101,11 @@ func (r *ready) Pop() any {
 // plan orders the steps and numbers them.
 func (b *builder) plan() (Plan, error) {
 	var q ready
+	edges := 0
+	for _, n := range b.nodes {
+		edges += len(n.after)
+	}
+	ids := make([]int, 0, edges)
 	for _, n := range b.nodes {
 		n.needs = len(n.after)
 		for _, a := range n.after {
@@ -108,10 +119,14 @@ func (b *builder) plan() (Plan, error) {
 	for q.Len() > 0 {
 		n := heap.Pop(&q).(*node)
 		n.ID = len(p.Steps) + 1
-		for _, a := range n.after {
-			n.After = append(n.After, a.ID)
+		if len(n.after) > 0 {
+			from := len(ids)
+			for _, a := range n.after {
+				ids = append(ids, a.ID)
+			}
+			n.After = ids[from:len(ids):len(ids)]
+			slices.Sort(n.After)
 		}
-		slices.Sort(n.After)
 		p.Steps = append(p.Steps, n.Step)
 		for _, u := range n.users {
 			if u.needs--; u.needs == 0 {
@@ -169,10 +184,10 @@ func ofReplicas(replicas []Replica) dependencies {
 // where that leaves a choice. Services that only others name are left out. An
 // error names the services of a cycle.
 func (d dependencies) order() ([]string, error) {
-	users, needs := map[string][]string{}, map[string]int{}
+	users, needs := make(map[string][]string, len(d)), make(map[string]int, len(d))
 	var q []string // sorted; a binary search keeps it so
 	for _, s := range slices.Sorted(maps.Keys(d)) {
-		for _, dep := range slices.Sorted(maps.Keys(d[s])) {
+		for dep := range d[s] {
 			if _, ok := d[dep]; ok {
 				users[dep] = append(users[dep], s)
 				needs[s]++

@@ -482,6 +482,8 @@ var (
 	errorQuoted  = regexp.MustCompile(`(?:secret|config|volume|network) "([^"]+)"`)
 )
 
+func isPathMark(r rune) bool { return r == '.' || r == '[' || r == ']' }
+
 // translate gives an error of compose-go the place of the path or the service
 // that it names.
 func (d *diagnosis) translate(err error) {
@@ -492,7 +494,7 @@ func (d *diagnosis) translate(err error) {
 	msg := strings.TrimSuffix(err.Error(), ": invalid compose project")
 	pos := Pos{}
 	if m := errorPath.FindStringSubmatch(msg); m != nil {
-		pos = d.x.find(append([]string{m[1]}, strings.FieldsFunc(m[2], func(r rune) bool { return r == '.' || r == '[' || r == ']' })...)...)
+		pos = d.x.find(append([]string{m[1]}, strings.FieldsFunc(m[2], isPathMark)...)...)
 	}
 	if m := errorService.FindStringSubmatch(msg); pos.Line == 0 && m != nil && d.x.has("services", m[1]) {
 		pos = d.x.find("services", m[1])
