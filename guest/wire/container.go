@@ -362,3 +362,10 @@ const (
 	HealthHealthy   Health = "healthy"
 	HealthUnhealthy Health = "unhealthy"
 )
+
+// ShareOpen is the first message of a stream on the shares port, on which the
+// agent is yamux's client. A Reply follows, then 9P2000.L for one mount. A share
+// of a single file is a directory whose only entry is named "file".
+type ShareOpen struct {
+	Share string `json:"share"`
+}
