@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -45,6 +46,44 @@ func tarLayer(t testing.TB, files ...string) v1.Layer {
 			t.Fatal(err)
 		}
 	}
+	return tarBytes(t, w, &b)
+}
+
+// everything is a layer of every kind of file.
+func everything(t testing.TB) v1.Layer {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	when := time.Unix(1700000000, 123456789)
+	xattrs := map[string]string{
+		"SCHILY.xattr.user.big":            strings.Repeat("v", 10000),
+		"SCHILY.xattr.trusted.t":           "2",
+		"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+	}
+	for _, h := range []tar.Header{
+		{Name: "all/suid", Typeflag: tar.TypeReg, Mode: 0o6755, Uid: 4000000000, Gid: 1, ModTime: when, PAXRecords: xattrs},
+		{Name: "all/link", Typeflag: tar.TypeLink, Linkname: "all/suid"},
+		{Name: "all/symlink", Typeflag: tar.TypeSymlink, Linkname: "/../" + strings.Repeat("x", 3000), Mode: 0o777},
+		{Name: "all/chr", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3, Mode: 0o666},
+		{Name: "all/blk", Typeflag: tar.TypeBlock, Devmajor: 259, Devminor: 70000},
+		{Name: "all/fifo", Typeflag: tar.TypeFifo},
+		{Name: "all/tmp", Typeflag: tar.TypeDir, Mode: 0o1777},
+	} {
+		h.Format = tar.FormatPAX
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range 500 { // a directory of many blocks
+		if err := w.WriteHeader(&tar.Header{Name: fmt.Sprintf("all/dir/%d-%s", n, strings.Repeat("n", n%200)), Typeflag: tar.TypeReg, Mode: 0o600}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return tarBytes(t, w, &b)
+}
+
+func tarBytes(t testing.TB, w *tar.Writer, b *bytes.Buffer) v1.Layer {
+	t.Helper()
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -41,14 +41,15 @@ func mountAndList(t testing.TB, path string) (files []File, ok bool) {
 			t.Error(err)
 		}
 	}()
-	files, err = walk(dir)
+	files, err = Walk(dir)
 	if err != nil {
 		t.Errorf("reading %s through the kernel: %v", path, err)
 	}
 	return files, err == nil
 }
 
-func walk(dir string) ([]File, error) {
+// Walk lists a mounted directory through the kernel, in path order.
+func Walk(dir string) ([]File, error) {
 	var files []File
 	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
