@@ -32,7 +32,7 @@ type Subject struct {
 }
 
 // patience is how long anything may take on slow emulation.
-const patience = 2 * time.Minute
+const patience = time.Minute
 
 // Run runs the suite; open makes a subject for each test and cleans up by
 // t.Cleanup, before which every machine of the suite has ended.
