@@ -42,7 +42,11 @@ func testTemplate(t testing.TB) *Template {
 	if err := os.WriteFile(compressed, z.EncodeAll(content, nil), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return NewTemplate(compressed, "test", filepath.Join(dir, "cache"))
+	return fixed(compressed, filepath.Join(dir, "cache"))
+}
+
+func fixed(compressed, cache string) *Template {
+	return NewTemplate(func() (string, string, error) { return compressed, "test", nil }, cache)
 }
 
 func fsck(t *testing.T, disk string) {
@@ -238,7 +242,7 @@ func TestTemplateThatIsNoFileSystem(t *testing.T) {
 		t.Fatal(err)
 	}
 	disk := filepath.Join(dir, "disk")
-	if err := NewTemplate(compressed, "x", dir).Clone(disk, 1<<30); err == nil {
+	if err := fixed(compressed, dir).Clone(disk, 1<<30); err == nil {
 		t.Error("a disk was made of something else")
 	}
 	if _, err := os.Stat(disk); !errors.Is(err, os.ErrNotExist) {

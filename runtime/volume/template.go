@@ -17,15 +17,14 @@ import (
 // Template is the empty ext4 file system that disks are cloned from: compressed
 // in the guest artefact, expanded once into a cache.
 type Template struct {
-	compressed string
-	expanded   string
+	find  func() (compressed, digest string, err error)
+	cache string
 }
 
-// NewTemplate returns the template whose compressed image lies at compressed.
-// It is expanded into cacheDir at the first Clone, under a name with digest in
-// it, the guest artefact's.
-func NewTemplate(compressed, digest, cacheDir string) *Template {
-	return &Template{compressed: compressed, expanded: filepath.Join(cacheDir, "ext4-"+digest+".img")}
+// NewTemplate returns the template whose compressed image find returns, with the
+// digest of the guest artefact. It is expanded into cacheDir at the first Clone.
+func NewTemplate(find func() (compressed, digest string, err error), cacheDir string) *Template {
+	return &Template{find: find, cache: cacheDir}
 }
 
 // Clone makes a disk of bytes at path, which must not exist: the template with a
@@ -69,24 +68,29 @@ func (t *Template) Clone(path string, bytes int64) (err error) {
 // open returns the expanded template, expanding it when it is not there. Two
 // processes may do so at once: each renames a whole one into place.
 func (t *Template) open() (*os.File, error) {
-	f, err := os.Open(t.expanded)
+	compressed, digest, err := t.find()
+	if err != nil {
+		return nil, err
+	}
+	expanded := filepath.Join(t.cache, "ext4-"+digest+".img")
+	f, err := os.Open(expanded)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return f, err
 	}
-	if err := t.expand(); err != nil {
-		return nil, fmt.Errorf("expanding the file system template %s: %w", t.compressed, err)
+	if err := expand(compressed, expanded); err != nil {
+		return nil, fmt.Errorf("expanding the file system template %s: %w", compressed, err)
 	}
-	return os.Open(t.expanded)
+	return os.Open(expanded)
 }
 
 // maxTemplate bounds what the compressed template may expand to.
 const maxTemplate = 4 << 30
 
-func (t *Template) expand() (err error) {
-	if err := os.MkdirAll(filepath.Dir(t.expanded), 0o700); err != nil {
+func expand(compressed, expanded string) (err error) {
+	if err := os.MkdirAll(filepath.Dir(expanded), 0o700); err != nil {
 		return err
 	}
-	in, err := os.Open(t.compressed)
+	in, err := os.Open(compressed)
 	if err != nil {
 		return err
 	}
@@ -96,7 +100,7 @@ func (t *Template) expand() (err error) {
 		return err
 	}
 	defer z.Close()
-	out, err := os.CreateTemp(filepath.Dir(t.expanded), ".ext4-*")
+	out, err := os.CreateTemp(filepath.Dir(expanded), ".ext4-*")
 	if err != nil {
 		return err
 	}
@@ -112,10 +116,10 @@ func (t *Template) expand() (err error) {
 	if err := out.Sync(); err != nil {
 		return err
 	}
-	if err := os.Rename(out.Name(), t.expanded); err != nil {
+	if err := os.Rename(out.Name(), expanded); err != nil {
 		return err
 	}
-	return syncPath(filepath.Dir(t.expanded))
+	return syncPath(filepath.Dir(expanded))
 }
 
 // writeSparse writes r to out, leaving holes where whole blocks are zero.
