@@ -18,9 +18,7 @@ func (f *faults) add(pos Pos, err error) { *f = append(*f, &Error{Pos: pos, Err:
 // *multierror.Error of them.
 func (f faults) err() error {
 	f = slices.Clone(f)
-	slices.SortStableFunc(f, func(a, b *Error) int {
-		return cmp.Or(cmp.Compare(a.Pos.File, b.Pos.File), cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Col, b.Pos.Col))
-	})
+	slices.SortStableFunc(f, func(a, b *Error) int { return comparePos(a.Pos, b.Pos) })
 	f = slices.CompactFunc(f, func(a, b *Error) bool { return a.Error() == b.Error() })
 	switch len(f) {
 	case 0:
@@ -34,6 +32,10 @@ func (f faults) err() error {
 	}
 	m.ErrorFormat = lines
 	return m
+}
+
+func comparePos(a, b Pos) int {
+	return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))
 }
 
 // lines prints one error a line, without a count: each says where it is.

@@ -112,14 +112,41 @@ func (x *index) read(path string, content []byte, dir string, env types.Mapping)
 	s := &source{path: path, dir: dir, env: env}
 	x.sources = append(x.sources, s)
 	if content == nil {
-		if content, s.err = os.ReadFile(path); s.err != nil {
+		if content, s.err = readFile(path); s.err != nil {
 			return s
 		}
 	}
 	if s.docs, s.err = parseYAML(content); s.err != nil {
 		s.err = syntaxError(content, s.err)
 	}
+	for _, doc := range s.docs {
+		if n := selfAlias(doc, map[*yaml.Node]bool{}); n != nil {
+			s.docs, s.err = nil, &badYAML{line: n.Line, col: n.Column, msg: fmt.Sprintf("anchor %q contains itself", n.Value), endless: true}
+			break
+		}
+	}
 	return s
+}
+
+// selfAlias finds an alias inside of what it stands for, which has no end.
+// compose-go notices, after a minute.
+func selfAlias(n *yaml.Node, inside map[*yaml.Node]bool) *yaml.Node {
+	if n.Kind == yaml.AliasNode {
+		if inside[n.Alias] {
+			return n
+		}
+		return nil
+	}
+	if n.Anchor != "" {
+		inside[n] = true
+		defer delete(inside, n)
+	}
+	for _, c := range n.Content {
+		if bad := selfAlias(c, inside); bad != nil {
+			return bad
+		}
+	}
+	return nil
 }
 
 // parseYAML returns the documents of content. The parser has panicked on

@@ -84,8 +84,8 @@ func Load(ctx context.Context, o Options) (*Project, []Warning, error) {
 	if err != nil {
 		return nil, l.warnings, err
 	}
-	l.index()
 	out, err := l.convert(p)
+	slices.SortStableFunc(l.warnings, func(a, b Warning) int { return comparePos(a.Pos, b.Pos) })
 	return out, l.warnings, err
 }
 
@@ -227,7 +227,7 @@ func (l *loading) read(ctx context.Context, paths []string) error {
 			data, err = readBounded(in)
 		} else {
 			if p, err = filepath.Abs(p); err == nil {
-				data, err = readFile(p)
+				data, err = readRoot(p)
 			}
 		}
 		if err != nil {
@@ -253,13 +253,50 @@ func readBounded(r io.Reader) ([]byte, error) {
 	return data, err
 }
 
-func readFile(path string) ([]byte, error) {
+// readRoot reads a file that the user names, which may be a pipe.
+func readRoot(path string) ([]byte, error) {
 	fi, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
 	if fi.IsDir() {
 		return nil, fmt.Errorf("%s is a directory", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readBounded(f)
+}
+
+// unfit says why what a compose file names as a file must not be read: it would
+// never end, or is none.
+type unfit string
+
+func (u unfit) Error() string { return string(u) }
+
+// fit checks that a file that a compose file names can be read at once: no
+// device, pipe or directory, and not larger than any such file should be.
+func fit(path string) error {
+	fi, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return err
+	case path == os.DevNull:
+	case fi.IsDir():
+		return unfit(path + " is a directory")
+	case !fi.Mode().IsRegular():
+		return unfit(path + " is not a regular file")
+	case fi.Size() > maxFileBytes:
+		return unfit(fmt.Sprintf("%s is larger than %d MiB", path, maxFileBytes>>20))
+	}
+	return nil
+}
+
+func readFile(path string) ([]byte, error) {
+	if err := fit(path); err != nil {
+		return nil, err
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -303,15 +340,46 @@ func (l *loading) namedInFile() bool {
 // load runs compose-go. Its errors come back rewritten: every fault of every
 // file, each with its place.
 func (l *loading) load(ctx context.Context, services []string) (*types.Project, error) {
+	if err := l.index(); err != nil {
+		return nil, err
+	}
 	p, err := l.compose(ctx, nil)
+	l.placeWarnings()
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		l.index()
 		return nil, l.diagnose(ctx, err)
 	}
-	return l.selectServices(p, services)
+	if p, err = l.selectServices(p, services); err != nil {
+		return nil, err
+	}
+	if err := l.fitFiles(p); err != nil {
+		return nil, err
+	}
+	if p, err = p.WithServicesLabelsResolved(false); err != nil {
+		return nil, &Error{Err: err}
+	}
+	return p, nil
+}
+
+// fitFiles checks the files that services name, which compose-go reads whole.
+func (l *loading) fitFiles(p *types.Project) error {
+	var found faults
+	for _, name := range sortedKeys(p.Services) {
+		s := p.Services[name]
+		for i, f := range s.EnvFiles {
+			if err := fit(f.Path); errors.As(err, new(unfit)) {
+				found.add(l.x.find("services", name, "env_file", strconv.Itoa(i)), fmt.Errorf("service %q: env_file: %w", name, err))
+			}
+		}
+		for i, f := range s.LabelFiles {
+			if err := fit(f); err != nil {
+				found.add(l.x.find("services", name, "label_file", strconv.Itoa(i)), fmt.Errorf("service %q: label_file: %w", name, err))
+			}
+		}
+	}
+	return found.err()
 }
 
 // compose is one run of compose-go over the prepared files.
@@ -341,6 +409,7 @@ func (l *loading) loaderOptions(tweak func(*loader.Options)) []func(*loader.Opti
 	return []func(*loader.Options){func(o *loader.Options) {
 		o.Profiles = l.profiles
 		o.SkipResolveEnvironment = true // of selected services only, later
+		o.SkipResolveLabels = true
 		if l.named != NameFromFile {
 			o.SetProjectName(l.name, l.explicit)
 		}
@@ -379,12 +448,20 @@ func (l *loading) selectServices(p *types.Project, services []string) (*types.Pr
 	return p, nil
 }
 
-func (l *loading) index() *index {
-	if l.x == nil {
-		l.x = newIndex(l.files, l.dir, l.env, l.display)
-		l.placeWarnings()
+// index learns where everything stands, and refuses files that must not be
+// read.
+func (l *loading) index() error {
+	l.x = newIndex(l.files, l.dir, l.env, l.display)
+	var found faults
+	for _, s := range l.x.sources {
+		if bad := (*badYAML)(nil); errors.As(s.err, &bad) && bad.endless {
+			found.add(Pos{File: l.display(s.path), Line: bad.line, Col: bad.col}, bad)
+		}
+		if errors.As(s.err, new(unfit)) {
+			found.add(s.from, s.err)
+		}
 	}
-	return l.x
+	return found.err()
 }
 
 // display is how a file is named in messages.
@@ -405,9 +482,12 @@ func (l *loading) display(path string) string {
 func (l *loading) warn(w Warning) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !slices.Contains(l.warnings, w) {
-		l.warnings = append(l.warnings, w)
+	for _, o := range l.warnings {
+		if o.Pos == w.Pos && o.Text == w.Text {
+			return // an anchor brings one place to many services
+		}
 	}
+	l.warnings = append(l.warnings, w)
 }
 
 // unsetVariable is the start of compose-go's warning about one.

@@ -75,9 +75,6 @@ func Render(ctx context.Context, o Options, r RenderOptions) ([]byte, []Warning,
 		lo.SkipConsistencyCheck = r.NoConsistency
 	}
 	out, err := l.render(ctx, r)
-	if err == nil && len(l.warnings) > 0 {
-		l.index() // for the places
-	}
 	return out, l.warnings, err
 }
 
@@ -154,10 +151,9 @@ func (l *loading) renderModel(ctx context.Context, p *types.Project, r RenderOpt
 		}
 		p = lock
 	}
-	if !r.NoEnvResolution {
+	if before := p; !r.NoEnvResolution {
 		if p, err = p.WithServicesEnvironmentResolved(true); err != nil {
-			l.index()
-			c := &converter{loading: l, src: p}
+			c := &converter{loading: l, src: before}
 			c.resolveEnvironments()
 			return nil, c.faults.err()
 		}
@@ -180,6 +176,9 @@ func (l *loading) renderModel(ctx context.Context, p *types.Project, r RenderOpt
 // renderRaw prints a model that is not interpolated, which therefore cannot
 // become a typed project.
 func (l *loading) renderRaw(ctx context.Context, r RenderOptions) ([]byte, error) {
+	if err := l.index(); err != nil {
+		return nil, err
+	}
 	var model map[string]any
 	err := l.captured(func() (err error) {
 		defer func() {
@@ -192,8 +191,8 @@ func (l *loading) renderRaw(ctx context.Context, r RenderOptions) ([]byte, error
 		}, l.loaderOptions(nil)...)
 		return err
 	})
+	l.placeWarnings()
 	if err != nil {
-		l.index()
 		return nil, l.diagnose(ctx, err)
 	}
 	keys := func(section string) []byte {
@@ -259,7 +258,6 @@ func (l *loading) renderHashes(ctx context.Context, names []string) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	l.index()
 	p, err := l.convert(src)
 	if err != nil {
 		return nil, err

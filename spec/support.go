@@ -249,7 +249,7 @@ func (c *converter) checkSupport() {
 		case rule.Path == "version":
 			c.warn(Warning{Pos: e.pos, Key: at, Text: "the attribute `version` is obsolete, it will be ignored, please remove it to avoid potential confusion"})
 		case rule.Verdict == Ignored && !harmless(path, e.text):
-			c.warnOnce(e.pos, at, path[len(path)-1]+" is ignored: "+rule.Reason)
+			c.warn(Warning{Pos: e.pos, Key: at, Text: strings.Join(path[min(2, len(path)-1):], ".") + " is ignored: " + rule.Reason})
 		}
 	}
 }
@@ -263,17 +263,6 @@ func harmless(path []string, value string) bool {
 		return value == "replicated"
 	}
 	return false
-}
-
-// warnOnce warns of a key at a place, however many services an anchor brings it
-// to.
-func (c *converter) warnOnce(pos Pos, key, text string) {
-	for _, w := range c.warnings {
-		if w.Pos == pos && w.Text == text {
-			return
-		}
-	}
-	c.warn(Warning{Pos: pos, Key: key, Text: text})
 }
 
 // inUse tells whether a path belongs to something this run makes: a service

@@ -14,6 +14,7 @@ import (
 type badYAML struct {
 	line, col int
 	msg       string
+	endless   bool // no loader must see it
 }
 
 func (b *badYAML) Error() string { return "yaml: " + b.msg }
