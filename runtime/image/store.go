@@ -54,6 +54,9 @@ type Store struct {
 //	tmp/           what is not whole yet
 var storeDirs = []string{"blobs", "trees", "meta", "images", "json", "locks", "tmp"}
 
+// Dir is where the store of a user's images is.
+func Dir(d config.Dirs) string { return filepath.Join(d.Data, "images") }
+
 // Open opens the store in dir, creating it if need be, and removes what earlier
 // processes left unfinished.
 func Open(dir string, opt Options) (*Store, error) {

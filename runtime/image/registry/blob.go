@@ -122,7 +122,7 @@ func (b *blob) Read(p []byte) (int, error) {
 		if n > 0 {
 			b.stuck = 0
 			if int64(n) > b.size-b.off {
-				b.err = fmt.Errorf("%s sends more than the %d bytes of blob %s", b.source.name, b.size, b.digest)
+				b.err = b.wrong(&DigestError{fmt.Sprintf("more than the %d bytes of %s", b.size, b.digest)})
 				break
 			}
 			b.hash.Write(p[:n])
@@ -146,10 +146,14 @@ func (b *blob) Read(p []byte) (int, error) {
 // verify is what the reader ends with after the last byte.
 func (b *blob) verify() error {
 	if got := "sha256:" + hex.EncodeToString(b.hash.Sum(nil)); got != b.digest {
-		b.client.distrust(b.source)
-		return fmt.Errorf("blob of image %q: %s %w", b.repo.String(), b.source.name, &DigestError{b.digest, got})
+		return b.wrong(wrongDigest(got, b.digest))
 	}
 	return io.EOF
+}
+
+func (b *blob) wrong(err error) error {
+	b.client.distrust(b.source)
+	return fmt.Errorf("blob of image %q: %s %w", b.repo.String(), b.source.name, err)
 }
 
 // resume opens the rest after a pause that grows while nothing arrives.

@@ -127,7 +127,7 @@ func (c *Client) Manifest(ctx context.Context, repo Repository, ref string) (*Ma
 		digest := "sha256:" + hex.EncodeToString(sum[:])
 		if isDigest(ref) && ref != digest {
 			c.distrust(e)
-			return &DigestError{want: ref, got: digest}
+			return wrongDigest(digest, ref)
 		}
 		mediaType, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
 		m = &Manifest{Bytes: b, Digest: digest, MediaType: strings.TrimSpace(mediaType), from: e}
@@ -174,10 +174,12 @@ func isDigest(s string) bool {
 
 // DigestError says that a source sent other content than the digest names. The
 // Client does not ask that source again.
-type DigestError struct{ want, got string }
+type DigestError struct{ what string }
 
-func (e *DigestError) Error() string {
-	return fmt.Sprintf("sent other content than asked for: digest %s instead of %s", e.got, e.want)
+func (e *DigestError) Error() string { return "sent other content than asked for: " + e.what }
+
+func wrongDigest(got, want string) error {
+	return &DigestError{fmt.Sprintf("digest %s instead of %s", got, want)}
 }
 
 // endpoint is one way to a repository: a mirror, or the registry itself.

@@ -112,7 +112,9 @@ func (e *Error) Unwrap() []error {
 func classify(e *endpoint, what string, err error, anonymous bool) fault {
 	f := fault{endpoint: e, err: err}
 	var status *transport.Error
-	if errors.As(err, &status) {
+	var certificate *tls.CertificateVerificationError
+	// Of a host that was tried with TLS and then without, the first answer counts.
+	if errors.As(err, &status) && !errors.As(err, &certificate) {
 		f.fromStatus(status, what, anonymous)
 		return f
 	}
@@ -134,6 +136,9 @@ func classify(e *endpoint, what string, err error, anonymous bool) fault {
 	case errors.Is(err, errPlainHTTP) || errors.As(err, &notTLS) || strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		f.text = fmt.Sprintf("%s answers without TLS", e.name)
 		f.hint = fmt.Sprintf("if that is meant, set registries.%s.plain_http: true in %s", e.host, config.File)
+		if e.mirror {
+			f.text += ": is its URL to begin with http://?"
+		}
 	case errors.As(err, &unknownCA):
 		f.text = fmt.Sprintf("the certificate of %s is signed by an authority that is not trusted here", e.name)
 		f.hint = fmt.Sprintf("set registries.%s.ca_file in %s", e.host, config.File)

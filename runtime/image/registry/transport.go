@@ -35,9 +35,9 @@ func (s *schemed) RoundTrip(req *http.Request) (*http.Response, error) {
 	case s.endpoint.plain && req.URL.Scheme == "https" && req.URL.Host == s.endpoint.host:
 		req = req.Clone(req.Context())
 		req.URL.Scheme = "http"
-	case !s.endpoint.plain && req.URL.Scheme == "http" && !isLoopback(req.URL.Hostname()):
+	case !s.endpoint.plain && req.URL.Scheme == "http" && (s.endpoint.mirror || !isLoopback(req.URL.Hostname())):
 		// go-containerregistry tries HTTP for every private address; docker,
-		// and so we, only for this host.
+		// and so we, only for this host. A mirror's URL says what it speaks.
 		return nil, errPlainHTTP
 	}
 	return s.inner.RoundTrip(req)
