@@ -19,6 +19,7 @@ import (
 	"github.com/stackvm/stack/guest/agent/logs"
 	"github.com/stackvm/stack/guest/agent/port"
 	"github.com/stackvm/stack/guest/agent/process"
+	"github.com/stackvm/stack/guest/agent/share"
 	"github.com/stackvm/stack/guest/wire"
 )
 
@@ -29,6 +30,7 @@ var Version = "dev"
 type Agent struct {
 	key        wire.Key
 	disks      *disk.Store
+	shares     *share.Client
 	logs       *logs.Queue
 	events     *events
 	containers *container.Set
@@ -60,18 +62,27 @@ func Run(ctx context.Context, key wire.Key) error {
 	if err != nil {
 		return err
 	}
+	if a.shares, err = share.New("/run/shares"); err != nil {
+		return err
+	}
 	a.containers = container.NewSet(container.Machine{
-		Launcher: launcher, Disks: a.disks, Logs: a.logs, Memory: memory, Emit: a.events.emit,
+		Launcher: launcher, Disks: a.disks, Shares: a.shares, Logs: a.logs, Memory: memory, Emit: a.events.emit,
 	})
 
 	failed := make(chan error, 2)
 	go func() { failed <- a.serve(ctx, wire.PortControl, a.control) }()
-	go func() {
-		err := a.serve(ctx, wire.PortLogs, func(c *port.Conn) { a.logs.Session(c) })
-		// Without it output waits in the queue, which a machine that was not
-		// given the port has to live with.
-		fmt.Fprintln(os.Stderr, "agent:", err)
-	}()
+	// Without these ports output waits in the queue and shares are not mounted,
+	// which a machine that was not given them has to live with.
+	for name, session := range map[string]func(*port.Conn){
+		wire.PortLogs:   func(c *port.Conn) { a.logs.Session(c) },
+		wire.PortShares: func(c *port.Conn) { a.shares.Session(c) },
+	} {
+		go func() {
+			if err := a.serve(ctx, name, session); ctx.Err() == nil {
+				fmt.Fprintln(os.Stderr, "agent:", err)
+			}
+		}()
+	}
 	select {
 	case err := <-failed:
 		return err

@@ -4,6 +4,7 @@ package agent_test
 
 import (
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -65,5 +66,14 @@ func TestLife(t *testing.T) {
 	farewell := m.Shutdown(time.Minute)
 	if farewell.Containers[idA].Code != 3 || len(farewell.Unsynced) > 0 {
 		t.Errorf("farewell %+v", farewell)
+	}
+}
+
+// fsck checks a disk that its machine has said farewell to.
+func fsck(t *testing.T, path string) {
+	t.Helper()
+	out, err := exec.Command("e2fsck", "-fn", path).CombinedOutput()
+	if err != nil || strings.Contains(string(out), "recovering journal") {
+		t.Errorf("e2fsck %s: %v\n%s", path, err, out)
 	}
 }

@@ -72,6 +72,9 @@ func init() { // a literal would refer to itself through handle
 		wire.OpExec:   (*Agent).exec,
 		wire.OpTop:    simple((*Agent).top),
 		wire.OpHosts:  simple((*Agent).hosts),
+
+		wire.OpConnect: simple((*Agent).connect),
+		wire.OpCut:     simple((*Agent).disconnect),
 	}
 }
 
@@ -155,6 +158,22 @@ func (a *Agent) hosts(_ context.Context, h *wire.Hosts) (*nothing, error) {
 		return nil, err
 	}
 	return nil, c.SetHosts(h.Hosts)
+}
+
+func (a *Agent) connect(_ context.Context, in *wire.Connect) (*nothing, error) {
+	c, err := a.containers.Get(in.Container)
+	if err != nil {
+		return nil, err
+	}
+	return nil, c.Connect(in.Interface)
+}
+
+func (a *Agent) disconnect(_ context.Context, in *wire.Connect) (*nothing, error) {
+	c, err := a.containers.Get(in.Container)
+	if err != nil {
+		return nil, err
+	}
+	return nil, c.Disconnect(in.Interface.VLAN)
 }
 
 func (a *Agent) attach(c *call) {

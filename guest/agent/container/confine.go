@@ -5,7 +5,6 @@ package container
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/stackvm/stack/guest/agent/launch"
@@ -89,10 +88,6 @@ func (c *Container) confine(spec *launch.Spec, privileged bool) error {
 	}
 	return nil
 }
-
-// special passes on the mounts that belong below what only the running
-// container has.
-func (c *Container) special(spec *launch.Spec, pass func(*os.File) int) error { return nil }
 
 // busy reports whether err is the kernel's refusal to put a process in a group
 // that has groups below it.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stackvm/stack/guest/agent/cgroup"
 	"github.com/stackvm/stack/guest/agent/disk"
+	"github.com/stackvm/stack/guest/agent/dnsstub"
 	"github.com/stackvm/stack/guest/agent/inroot"
 	"github.com/stackvm/stack/guest/agent/process"
 	"github.com/stackvm/stack/guest/wire"
@@ -33,9 +34,12 @@ type Container struct {
 	net   *os.File     // network namespace
 	ipc   *os.File     // IPC namespace
 	group *cgroup.Group
+	held  []heldMount
 	undo  []func() error // in order of making
 
-	changing sync.Mutex // held by Start and Remove; taken before mu
+	changing sync.Mutex // held while starting, removing, connecting; taken before mu
+	plugs    []plug     // guarded by changing
+	stub     *dnsstub.Stub
 
 	mu      sync.Mutex
 	state   wire.State
@@ -108,6 +112,9 @@ func (c *Container) make(ctx context.Context) (err error) {
 	}
 	c.do(func() error { return os.RemoveAll(dir) })
 	if err := c.namespaces(); err != nil {
+		return err
+	}
+	if err := c.network(); err != nil {
 		return err
 	}
 	if c.group, err = cgroup.New(c.spec.ID, c.spec.Limits); err != nil {

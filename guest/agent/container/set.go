@@ -14,6 +14,7 @@ import (
 	"github.com/stackvm/stack/guest/agent/disk"
 	"github.com/stackvm/stack/guest/agent/launch"
 	"github.com/stackvm/stack/guest/agent/logs"
+	"github.com/stackvm/stack/guest/agent/share"
 	"github.com/stackvm/stack/guest/wire"
 )
 
@@ -24,6 +25,7 @@ const Dir = "/run/containers"
 type Machine struct {
 	Launcher *launch.Launcher
 	Disks    *disk.Store
+	Shares   *share.Client
 	Logs     *logs.Queue
 	Memory   *cgroup.Watcher
 	// Emit reports a change; it is called in the order of changes of a container

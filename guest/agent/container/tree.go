@@ -4,6 +4,7 @@ package container
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -28,6 +29,12 @@ func (c *Container) tree(ctx context.Context, dir string) error {
 		return err
 	}
 	if err := c.etc(dir + "/etc"); err != nil {
+		return err
+	}
+	if err := c.mounts(ctx, dir); err != nil {
+		return err
+	}
+	if err := c.files(dir + "/files"); err != nil {
 		return err
 	}
 	if c.spec.WorkingDir != "" {
@@ -148,17 +155,11 @@ func (c *Container) etc(dir string) error {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return err
 		}
-		for name, text := range map[string]string{
-			"hostname":    c.hostname() + "\n",
-			"hosts":       c.hosts(c.spec.Hosts),
-			"resolv.conf": c.resolvConf(),
-		} {
-			if err := os.WriteFile(dir+"/"+name, []byte(text), 0o644); err != nil {
-				return err
-			}
+		if err := c.writeEtc(dir, etcFiles...); err != nil {
+			return err
 		}
 	}
-	for _, name := range []string{"hostname", "hosts", "resolv.conf"} {
+	for _, name := range etcFiles {
 		target := "/etc/" + name
 		if c.mountsOn(target) {
 			continue // the user brings a file of their own
@@ -168,6 +169,42 @@ func (c *Container) etc(dir string) error {
 		}
 	}
 	return nil
+}
+
+// etcFiles are what the engine provides in every container's /etc.
+var etcFiles = []string{"hostname", "hosts", "resolv.conf"}
+
+// writeEtc writes files of etcFiles in place, since they are mounted by their
+// inodes, and never empties one that somebody may be reading.
+func (c *Container) writeEtc(dir string, names ...string) error {
+	for _, name := range names {
+		var text string
+		switch name {
+		case "hostname":
+			text = c.hostname() + "\n"
+		case "hosts":
+			text = c.hosts(c.spec.Hosts)
+		case "resolv.conf":
+			text = c.resolvConf()
+		}
+		f, err := os.OpenFile(dir+"/"+name, os.O_WRONLY|os.O_CREATE, 0o644)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteString(text)
+		if err == nil {
+			err = f.Truncate(int64(len(text)))
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rewriteEtc is writeEtc in the container as it is.
+func (c *Container) rewriteEtc(names ...string) error {
+	return c.writeEtc(Dir+"/"+c.spec.ID+"/etc", names...)
 }
 
 func (c *Container) mountsOn(target string) bool {
@@ -223,7 +260,7 @@ func (c *Container) hosts(extra []wire.Host) string {
 	if c.spec.Domainname != "" {
 		own = own + "." + c.spec.Domainname + " " + own
 	}
-	for _, i := range c.spec.Interfaces {
+	for _, i := range c.plugs {
 		for _, cidr := range i.Addrs {
 			addr, _, _ := strings.Cut(cidr, "/")
 			b.WriteString(addr + "\t" + own + "\n")
@@ -236,7 +273,7 @@ func (c *Container) hosts(extra []wire.Host) string {
 // without any, nothing does.
 func (c *Container) resolvConf() string {
 	var b strings.Builder
-	if len(c.spec.Interfaces) > 0 {
+	if len(c.plugs) > 0 {
 		b.WriteString("nameserver 127.0.0.11\n")
 	}
 	if search := c.spec.DNS.Search; len(search) > 0 && !(len(search) == 1 && search[0] == ".") {
@@ -254,11 +291,10 @@ func (c *Container) resolvConf() string {
 	return b.String()
 }
 
-// SetHosts rewrites the extra lines of /etc/hosts.
+// SetHosts replaces the extra lines of /etc/hosts.
 func (c *Container) SetHosts(extra []wire.Host) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.changing.Lock()
+	defer c.changing.Unlock()
 	c.spec.Hosts = extra
-	// In place: the file is mounted by its inode.
-	return os.WriteFile(Dir+"/"+c.spec.ID+"/etc/hosts", []byte(c.hosts(extra)), 0o644)
+	return c.rewriteEtc("hosts")
 }

@@ -22,6 +22,11 @@ const (
 	InitName  = "stack-init"
 )
 
+// binaryFd is the least descriptor of the sealed copy: above all that a child is
+// given, whose numbers begin at 0 and replace what the agent has there before the
+// copy is executed.
+const binaryFd = 2048
+
 // Launcher starts workloads.
 type Launcher struct {
 	table  *process.Table
@@ -35,7 +40,12 @@ func New(table *process.Table) (*Launcher, error) {
 		return nil, fmt.Errorf("copying the agent: %w", err)
 	}
 	defer self.Close()
-	fd, err := unix.MemfdCreate("stack", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	low, err := unix.MemfdCreate("stack", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("copying the agent: %w", err)
+	}
+	fd, err := unix.FcntlInt(uintptr(low), unix.F_DUPFD_CLOEXEC, binaryFd)
+	unix.Close(low)
 	if err != nil {
 		return nil, fmt.Errorf("copying the agent: %w", err)
 	}
