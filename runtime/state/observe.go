@@ -84,7 +84,7 @@ func (r *Replica) Observed() planner.Replica {
 	o := planner.Replica{
 		ID: r.ID, Name: r.Name, Service: r.Service, Number: r.Number, OneOff: r.OneOff,
 		Status: r.Status, ExitCode: r.ExitCode, Created: r.Created,
-		Hash: r.Hash, Image: r.Image, ImageID: r.ImageID, DependsOn: r.DependsOn,
+		Hash: r.Hash, Aspects: r.Aspects, Image: r.Image, ImageID: r.ImageID, DependsOn: r.DependsOn,
 	}
 	if r.Health != nil && (r.Status == planner.StatusRunning || r.Status == planner.StatusPaused) {
 		o.Health = string(r.Health.Status)
