@@ -1,7 +1,6 @@
 package image
 
 import (
-	"errors"
 	"fmt"
 	goruntime "runtime"
 	"strings"
@@ -24,9 +23,6 @@ type Ref struct {
 func ParseRef(s string) (Ref, error) {
 	named, err := reference.ParseDockerRef(s)
 	if err != nil {
-		if errors.Is(err, reference.ErrNameContainsUppercase) {
-			return Ref{}, fmt.Errorf("image %q: names are in lower case", s)
-		}
 		return Ref{}, fmt.Errorf("image %q: not an image name: %w", s, err)
 	}
 	r := Ref{Repo: registry.Repository{Host: reference.Domain(named), Path: reference.Path(named)}}

@@ -3,7 +3,9 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,10 +16,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/google/go-containerregistry/pkg/name"
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -25,6 +29,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/klauspost/compress/zstd"
 	"go.uber.org/goleak"
 
 	"github.com/stackvm/stack/runtime/config"
@@ -294,4 +299,617 @@ func TestPullThroughAMirror(t *testing.T) {
 	if got, err := s.Resolve(context.Background(), "web:1", PullOptions{}); err != nil || got != img.Digest {
 		t.Errorf("Resolve = %q, %v", got, err)
 	}
+}
+
+func TestPlatforms(t *testing.T) {
+	reg := serve(t, nil)
+	build := func(arch, variant string) v1.Image {
+		img := makeImage(t, v1.Config{}, tarLayer(t, "arch", arch+variant))
+		f, err := img.ConfigFile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f = f.DeepCopy()
+		f.Architecture, f.Variant = arch, variant
+		if img, err = mutate.ConfigFile(img, f); err != nil {
+			t.Fatal(err)
+		}
+		return img
+	}
+	index := mutate.AppendManifests(empty.Index,
+		mutate.IndexAddendum{Add: build("amd64", ""), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}},
+		mutate.IndexAddendum{Add: build("arm64", "v8"), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "arm64", Variant: "v8"}}},
+		mutate.IndexAddendum{Add: build("arm", "v5"), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "arm", Variant: "v5"}}},
+		mutate.IndexAddendum{Add: build("arm", "v6"), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "arm", Variant: "v6"}}},
+		mutate.IndexAddendum{Add: build("unknown", ""), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "unknown", Architecture: "unknown"}}},
+	)
+	reg.push(t, "library/multi:1", index)
+	indexDigest, err := index.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, mirrored(t, reg))
+	for platform, wanted := range map[string]string{"linux/amd64": "amd64", "linux/arm64": "arm64v8", "linux/aarch64/v8": "arm64v8", "linux/arm/v7": "armv6", "linux/arm": "armv6", "linux/arm/v5": "armv5"} {
+		img, err := s.Pull(t.Context(), "multi:1", PullOptions{Platform: platform})
+		if err != nil {
+			t.Errorf("%s: %v", platform, err)
+			continue
+		}
+		if diff := cmp.Diff([]string{want("arch", wanted)}, contents(t, s, img)); diff != "" {
+			t.Errorf("%s: %s", platform, diff)
+		}
+		if img.Index != indexDigest.String() {
+			t.Errorf("index %s, want %s", img.Index, indexDigest)
+		}
+		for _, ref := range []string{"multi:1", "multi@" + indexDigest.String(), "elsewhere.example.com/x@" + indexDigest.String()} {
+			if got, err := s.Get(ref, platform); err != nil || got.Digest != img.Digest {
+				t.Errorf("Get(%q, %q) = %v, %v", ref, platform, got, err)
+			}
+		}
+	}
+	if got, err := s.Resolve(t.Context(), "multi:1", PullOptions{}); err != nil || got != indexDigest.String() {
+		t.Errorf("Resolve = %s, %v", got, err)
+	}
+	_, err = s.Pull(t.Context(), "multi:1", PullOptions{Platform: "linux/riscv64"})
+	if err == nil || !strings.Contains(err.Error(), "no matching manifest for linux/riscv64 in the manifest list entries: there are linux/amd64, linux/arm64, linux/arm/v5, linux/arm/v6") {
+		t.Errorf("a platform that is not there: %v", err)
+	}
+	reg.push(t, "library/single:1", build("arm64", ""))
+	if _, err := s.Pull(t.Context(), "single:1", PullOptions{Platform: "linux/s390x"}); err == nil || !strings.Contains(err.Error(), "wanted linux/s390x, actual linux/arm64") {
+		t.Errorf("another platform than asked for: %v", err)
+	}
+	if _, err := s.Pull(t.Context(), "single:1", PullOptions{}); err != nil {
+		t.Errorf("whatever platform there is: %v", err)
+	}
+	if img, err := s.Get("single:1", ""); err != nil || img.Platform.Arch != "arm64" {
+		t.Errorf("the only platform there is: %v, %v", img, err)
+	}
+	for _, bad := range []string{"linux", "linux/", "a/b/c/d"} {
+		if _, err := s.Pull(t.Context(), "single:1", PullOptions{Platform: bad}); err == nil {
+			t.Errorf("platform %q is accepted", bad)
+		}
+	}
+}
+
+func TestCompressions(t *testing.T) {
+	plain := tarLayer(t, "f", strings.Repeat("content", 100000))
+	rc, err := plain.Uncompressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := io.ReadAll(rc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enc, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var two bytes.Buffer // of two gzip members, as parallel compressors write
+	for _, part := range [][]byte{raw[:1000], raw[1000:]} {
+		w := gzip.NewWriter(&two)
+		if _, err := w.Write(part); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	skippable := []byte{0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 'a', 'b', 'c'}
+	reg := serve(t, nil)
+	s := open(t, mirrored(t, reg))
+	for name, blob := range map[string][]byte{
+		"none": raw, "zstd": enc.EncodeAll(raw, nil), "zstd-skippable": enc.EncodeAll(raw, skippable), "gzip-members": two.Bytes(),
+	} {
+		l := &blobLayer{Layer: plain, blob: blob}
+		reg.push(t, "library/z:"+name, makeImage(t, v1.Config{}, l))
+		img, err := s.Pull(t.Context(), "z:"+name, PullOptions{})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if diff := cmp.Diff([]string{want("f", strings.Repeat("content", 100000))}, contents(t, s, img)); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+		if err := s.Remove("z:" + name); err != nil { // so that the next has to fetch its own
+			t.Error(err)
+		}
+	}
+}
+
+// blobLayer is a layer with another blob.
+type blobLayer struct {
+	v1.Layer
+	blob []byte
+}
+
+func (l *blobLayer) Compressed() (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(l.blob)), nil
+}
+func (l *blobLayer) Size() (int64, error) { return int64(len(l.blob)), nil }
+func (l *blobLayer) Digest() (v1.Hash, error) {
+	h, _, err := v1.SHA256(bytes.NewReader(l.blob))
+	return h, err
+}
+
+// lyingLayer says that it unpacks to something else.
+type lyingLayer struct{ v1.Layer }
+
+func (l *lyingLayer) DiffID() (v1.Hash, error) {
+	return v1.NewHash("sha256:" + strings.Repeat("ab", 32))
+}
+
+// TestBrokenImages: an image that does not fit together is refused, and leaves
+// nothing behind.
+func TestBrokenImages(t *testing.T) {
+	reg := serve(t, nil)
+	good := tarLayer(t, "f", "x")
+	s := open(t, mirrored(t, reg))
+	for name, test := range map[string]struct {
+		layer v1.Layer
+		want  string
+	}{
+		"diff-id":   {&lyingLayer{good}, "unpacks to sha256:"},
+		"not-a-tar": {&blobLayer{good, []byte(strings.Repeat("x", 5000))}, "reading the layer"},
+		"bad-gzip":  {&blobLayer{good, []byte("\x1f\x8bnonsense nonsense")}, "gzip"},
+		"cut":       {&blobLayer{good, nil}, "unpacks to sha256:e3b0c442"}, // nothing at all is an empty tar
+		"escape":    {tarLayer(t, "../f", "x"), `path with ".."`},
+	} {
+		reg.push(t, "library/bad:"+name, makeImage(t, v1.Config{}, test.layer))
+		_, err := s.Pull(t.Context(), "bad:"+name, PullOptions{})
+		if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), `pulling "bad:`+name+`": layer sha256:`) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := s.Get("bad:"+name, ""); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%s is in the store: %v", name, err)
+		}
+	}
+	if left := tree(t, s.dir); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// tree lists the files of a store but for its locks and an empty refs.json.
+func tree(t testing.TB, dir string) []string {
+	t.Helper()
+	var files []string
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		rel := strings.TrimPrefix(path, dir+"/")
+		if err == nil && !d.IsDir() && !strings.HasPrefix(rel, "locks/") && rel != "refs.json" {
+			files = append(files, rel)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// TestSources: what the wrong bytes of one source spoil, the next makes good.
+func TestSources(t *testing.T) {
+	img := makeImage(t, v1.Config{}, tarLayer(t, "f", strings.Repeat("x", 50000)))
+	spoil := func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/blobs/") {
+				h.ServeHTTP(w, r)
+				return
+			}
+			rec := httptest.NewRecorder()
+			h.ServeHTTP(rec, r)
+			b := rec.Body.Bytes()
+			if len(b) > 10 && b[0] == 0x1f { // a layer, not the configuration
+				b[len(b)/2] ^= 0xff
+			}
+			w.Write(b)
+		})
+	}
+	liar, honest := serve(t, spoil), serve(t, nil)
+	liar.push(t, "library/x:1", img)
+	honest.push(t, "library/x:1", img)
+	s := open(t, mirrored(t, liar, honest))
+	if _, err := s.Pull(t.Context(), "x:1", PullOptions{}); err != nil {
+		t.Errorf("with an honest mirror behind: %v", err)
+	}
+}
+
+// gate holds every request for a layer's blob until it is opened.
+type gate struct {
+	mu    sync.Mutex
+	blobs map[string]int // requests by path
+	open  chan struct{}
+	came  chan string
+}
+
+func newGate() *gate {
+	return &gate{blobs: make(map[string]int), open: make(chan struct{}), came: make(chan string, 100)}
+}
+
+func (g *gate) wrap(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+			rec := httptest.NewRecorder()
+			h.ServeHTTP(rec, r)
+			if b := rec.Body.Bytes(); len(b) > 1 && b[0] == 0x1f {
+				g.mu.Lock()
+				g.blobs[r.URL.Path]++
+				g.mu.Unlock()
+				g.came <- r.URL.Path
+				select {
+				case <-g.open:
+				case <-r.Context().Done():
+					return
+				}
+			}
+			w.Write(rec.Body.Bytes())
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// TestPullsShareLayers: pulls at the same time, in one store and in another of
+// the same directory, fetch every layer once.
+func TestPullsShareLayers(t *testing.T) {
+	g := newGate()
+	reg := serve(t, g.wrap)
+	base := tarLayer(t, "base", "b")
+	for n := range 4 {
+		reg.push(t, fmt.Sprintf("library/x%d:1", n), makeImage(t, v1.Config{}, base, tarLayer(t, "f", fmt.Sprint(n))))
+	}
+	s := open(t, mirrored(t, reg))
+	other, err := Open(s.dir, Options{Config: mirrored(t, reg)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	var wg sync.WaitGroup
+	waiting := make(chan struct{}, 100)
+	for n := range 4 {
+		for _, store := range []*Store{s, other} {
+			wg.Go(func() {
+				img, err := store.Pull(t.Context(), fmt.Sprintf("x%d:1", n), PullOptions{Progress: func(p Progress) {
+					if p.Phase == Waiting {
+						waiting <- struct{}{}
+					}
+				}})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if diff := cmp.Diff([]string{want("base", "b"), want("f", fmt.Sprint(n))}, contents(t, store, img)); diff != "" {
+					t.Error(diff)
+				}
+			})
+		}
+	}
+	for range 8 * 2 { // every pull has begun to want both its layers
+		<-waiting
+	}
+	<-g.came
+	close(g.open)
+	wg.Wait()
+	for path, n := range g.blobs {
+		if n != 1 && !strings.HasPrefix(path, "/v2/library/x") {
+			t.Errorf("%s was fetched %d times", path, n)
+		}
+	}
+	digest, _ := base.Digest()
+	times := 0
+	for path, n := range g.blobs {
+		if strings.HasSuffix(path, digest.String()) {
+			times += n
+		}
+	}
+	if times != 1 || len(g.blobs) != 5 {
+		t.Errorf("the common layer was fetched %d times, and %d blobs in all, want 1 and 5", times, len(g.blobs))
+	}
+}
+
+// TestCancel: one of two pulls that share a layer may end without harming the
+// other; when the last ends, so does the download, and nothing stays.
+func TestCancel(t *testing.T) {
+	g := newGate()
+	reg := serve(t, g.wrap)
+	reg.push(t, "library/x:1", makeImage(t, v1.Config{}, tarLayer(t, "f", "x")))
+	s := open(t, mirrored(t, reg))
+
+	pull := func(ctx context.Context) <-chan error {
+		done, joined := make(chan error, 1), make(chan struct{}, 10)
+		go func() {
+			_, err := s.Pull(ctx, "x:1", PullOptions{Progress: func(p Progress) {
+				if p.Phase == Downloading {
+					select {
+					case joined <- struct{}{}:
+					default:
+					}
+				}
+			}})
+			done <- err
+		}()
+		<-joined
+		return done
+	}
+	ctx1, cancel1 := context.WithCancel(t.Context())
+	ctx2, cancel2 := context.WithCancel(t.Context())
+	defer cancel2()
+	first := pull(ctx1)
+	<-g.came
+	second := pull(ctx2)
+	cancel1()
+	if err := <-first; !errors.Is(err, context.Canceled) {
+		t.Errorf("the pull that was cancelled: %v", err)
+	}
+	cancel2()
+	if err := <-second; !errors.Is(err, context.Canceled) {
+		t.Errorf("the second pull: %v", err)
+	}
+	third := pull(t.Context()) // does not join what is ending
+	close(g.open)
+	if err := <-third; err != nil {
+		t.Errorf("the pull that waits: %v", err)
+	}
+	if err := s.Remove("x:1"); err != nil {
+		t.Fatal(err)
+	}
+	if left := tree(t, s.dir); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestCloseEndsPulls(t *testing.T) {
+	g := newGate()
+	reg := serve(t, g.wrap)
+	reg.push(t, "library/x:1", makeImage(t, v1.Config{}, tarLayer(t, "f", "x")))
+	s, err := Open(t.TempDir(), Options{Config: mirrored(t, reg)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		_, err := s.Pull(t.Context(), "x:1", PullOptions{})
+		done <- err
+	}()
+	<-g.came
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err == nil {
+		t.Error("a pull of a closed store succeeds")
+	}
+	if _, err := s.Pull(t.Context(), "x:1", PullOptions{}); err == nil {
+		t.Error("a closed store pulls")
+	}
+}
+
+// TestCrash: what a killed process leaves is removed by the next Open, but not
+// while another process is at work.
+func TestCrash(t *testing.T) {
+	s := open(t, nil)
+	img, err := s.Import(t.Context(), makeImage(t, v1.Config{}, tarLayer(t, "f", "x")), "keep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := tree(t, s.dir)
+	for _, path := range []string{"tmp/half-123", "blobs/" + strings.Repeat("a", 64), "trees/" + strings.Repeat("b", 64), "meta/" + strings.Repeat("c", 64), "json/" + strings.Repeat("d", 64)} {
+		if err := os.WriteFile(s.path(path), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reopen := func() {
+		t.Helper()
+		other, err := Open(s.dir, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Close()
+	}
+	use, err := lockShared(s.path("locks", "use")) // as a pull has it
+	if err != nil {
+		t.Fatal(err)
+	}
+	reopen()
+	if n := len(tree(t, s.dir)); n != len(whole)+5 {
+		t.Errorf("%d files are left while a pull is under way", n)
+	}
+	use.unlock()
+	reopen()
+	if diff := cmp.Diff(whole, tree(t, s.dir)); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{want("f", "x")}, contents(t, s, img)); diff != "" {
+		t.Error(diff)
+	}
+
+	// A metadata image is made again; a lost blob is said so.
+	d, err := s.Disk(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(d.Extents[0].Path); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{want("f", "x")}, contents(t, s, img)); diff != "" {
+		t.Error(diff)
+	}
+	if err := os.Truncate(d.Extents[1].Path, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Disk(img); err == nil || !strings.Contains(err.Error(), "pull it again") {
+		t.Errorf("a lost blob: %v", err)
+	}
+}
+
+func TestNamesAndRemoval(t *testing.T) {
+	s := open(t, nil)
+	shared := tarLayer(t, "shared", "s")
+	one, two := makeImage(t, v1.Config{Cmd: []string{"1"}}, shared, tarLayer(t, "one", "1")), makeImage(t, v1.Config{Cmd: []string{"2"}}, shared)
+	for _, in := range []struct {
+		img v1.Image
+		ref string
+	}{{one, "a"}, {one, "b.example.com/x/y:v1"}, {two, "z:9"}} {
+		if _, err := s.Import(t.Context(), in.img, in.ref); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names := func() (all []string) {
+		images, err := s.List()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, img := range images {
+			all = append(all, strings.Join(img.Tags, "+"))
+		}
+		return all
+	}
+	expect := func(want ...string) {
+		t.Helper()
+		if diff := cmp.Diff(want, names()); diff != "" {
+			t.Error(diff)
+		}
+	}
+	expect("a:latest+b.example.com/x/y:v1", "z:9")
+	// A name that moves on leaves its image without one.
+	if _, err := s.Import(t.Context(), two, "docker.io/library/a:latest"); err != nil {
+		t.Fatal(err)
+	}
+	expect("a:latest+z:9", "b.example.com/x/y:v1")
+	if err := s.Remove("a"); err != nil {
+		t.Fatal(err)
+	}
+	expect("b.example.com/x/y:v1", "z:9")
+	if err := s.Remove("b.example.com/x/y:v1"); err != nil {
+		t.Fatal(err)
+	}
+	expect("z:9")
+	img, err := s.Get("z:9", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{want("shared", "s")}, contents(t, s, img)); diff != "" {
+		t.Error(diff)
+	}
+	if n := len(tree(t, s.dir)); n != 6 { // blob, tree, metadata, record, manifest, configuration
+		t.Errorf("%d files for one image of one layer: %v", n, tree(t, s.dir))
+	}
+	for _, gone := range []string{"a", "b.example.com/x/y:v1", "nothing"} {
+		if err := s.Remove(gone); !errors.Is(err, ErrNotFound) {
+			t.Errorf("Remove(%q) = %v", gone, err)
+		}
+	}
+	if _, err := s.Import(t.Context(), two, "second:name"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Remove(img.ID[:10]); err != nil { // by id: every name
+		t.Fatal(err)
+	}
+	if left := tree(t, s.dir); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestNewerStoreIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	for name, text := range map[string]string{"newer": `{"version":2}`, "broken": `{"version"`} {
+		if err := os.WriteFile(filepath.Join(dir, "refs.json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "tmp", "x"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), "refs.json") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if left := tree(t, dir); len(left) != 1 {
+			t.Errorf("%s: touched: %v", name, left)
+		}
+	}
+}
+
+func TestParseRef(t *testing.T) {
+	digest := "sha256:" + strings.Repeat("0a", 32)
+	for in, want := range map[string][2]string{
+		"nginx":                      {"docker.io/library/nginx:latest", "nginx:latest"},
+		"user/app:1":                 {"docker.io/user/app:1", "user/app:1"},
+		"index.docker.io/nginx":      {"docker.io/library/nginx:latest", "nginx:latest"},
+		"localhost/x":                {"localhost/x:latest", "localhost/x:latest"},
+		"127.0.0.1:5000/a/b:c":       {"127.0.0.1:5000/a/b:c", "127.0.0.1:5000/a/b:c"},
+		"nginx@" + digest:            {"docker.io/library/nginx@" + digest, "nginx@" + digest},
+		"ghcr.io/a/b:tag@" + digest:  {"ghcr.io/a/b@" + digest, "ghcr.io/a/b@" + digest},
+		"registry.example.com:1/x:y": {"registry.example.com:1/x:y", "registry.example.com:1/x:y"},
+	} {
+		r, err := ParseRef(in)
+		if err != nil || r.String() != want[0] || r.Familiar() != want[1] {
+			t.Errorf("ParseRef(%q) = %q, %q, %v", in, r, r.Familiar(), err)
+		}
+		if again, err := ParseRef(r.Familiar()); err != nil || again != r {
+			t.Errorf("ParseRef(%q) = %v, %v, not %v", r.Familiar(), again, err, r)
+		}
+	}
+	for in, want := range map[string]string{
+		"": "not an image name", "UPPER": "must be lowercase", "a:b:c": "not an image name", strings.Repeat("a", 300): "not an image name",
+		strings.Repeat("ab", 32): "not an image name", "x@sha512:" + strings.Repeat("ab", 64): "digests are sha256", "x@sha256:12": "not an image name",
+	} {
+		if _, err := ParseRef(in); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("ParseRef(%q): %v", in, err)
+		}
+	}
+}
+
+func TestWriteVMDK(t *testing.T) {
+	d := Disk{Extents: []Extent{{"meta", 8192}, {"blob", 3 << 30}}}
+	var b bytes.Buffer
+	if err := WriteVMDK(&b, d, []string{"/dev/fdset/1", "/a b/c"}); err != nil {
+		t.Fatal(err)
+	}
+	want := "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"twoGbMaxExtentFlat\"\n" +
+		"RW 16 FLAT \"/dev/fdset/1\" 0\nRW 6291456 FLAT \"/a b/c\" 0\n"
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Error(diff)
+	}
+	for _, names := range [][]string{nil, {"a"}, {"a", ""}, {"a", "b\"c"}, {"a", "b\nc"}, {"a", strings.Repeat("x", 512)}} {
+		if err := WriteVMDK(io.Discard, d, names); err == nil {
+			t.Errorf("names %q are accepted", names)
+		}
+	}
+	if err := WriteVMDK(io.Discard, Disk{Extents: []Extent{{"a", 100}}}, []string{"a"}); err == nil {
+		t.Error("an extent of 100 bytes is accepted")
+	}
+}
+
+// FuzzDescribe: whatever a registry sends as manifest and configuration, it is
+// refused or an image whose numbers can be relied on.
+func FuzzDescribe(f *testing.F) {
+	config := []byte(`{"os":"linux","architecture":"amd64","config":{"Env":["A=1"],"ExposedPorts":{"80/tcp":{}},"Healthcheck":{"Test":["CMD","x"],"Interval":1}},"rootfs":{"type":"layers","diff_ids":["sha256:` + strings.Repeat("0a", 32) + `"]}}`)
+	f.Add([]byte(`{"schemaVersion":2,"config":{"digest":"sha256:0"},"layers":[{"digest":"sha256:`+strings.Repeat("0b", 32)+`","size":7}]}`), config)
+	f.Add([]byte(`{"schemaVersion":1}`), []byte(`{"os":"linux","architecture":"x","rootfs":{"type":"x","diff_ids":[""]}}`))
+	f.Fuzz(func(t *testing.T, manifest, config []byte) {
+		// A manifest that names another configuration is no use to the fuzzer.
+		manifest = bytes.ReplaceAll(manifest, []byte(`"sha256:0"`), []byte(`"sha256:`+digestHex(config)+`"`))
+		img, err := describe(texts{manifest: manifest, config: config})
+		if err != nil {
+			return
+		}
+		if len(img.ID) != 64 || !isDigest(img.Digest) || len(img.Layers) > maxLayers {
+			t.Errorf("%+v", img)
+		}
+		for _, l := range img.Layers {
+			if !isDigest(l.Digest) || !isDigest(l.DiffID) || l.Size < 0 {
+				t.Errorf("%+v", l)
+			}
+		}
+		b, err := json.Marshal(record{version, *img})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back record
+		if err := json.Unmarshal(b, &back); err != nil || !cmp.Equal(back.Image, *img, cmpopts.EquateEmpty(), cmpopts.EquateApproxTime(0)) {
+			t.Errorf("%+v does not survive its record: %v", img, err)
+		}
+	})
 }
