@@ -85,8 +85,8 @@ type Step struct {
 	Number    int    `json:"number,omitempty"`    // of replicas
 	Replica   string `json:"replica,omitempty"`   // id of the existing replica that is acted on
 	Condition string `json:"condition,omitempty"` // of Wait: a spec.Condition…, or RunningOrHealthy
-	// Optional, of Wait: that it fails, or is skipped because what it waits for
-	// did, is a warning, and what comes after it goes on (required: false).
+	// Optional, of Wait: that it fails is a warning, and what comes after it goes
+	// on (required: false).
 	Optional bool `json:"optional,omitempty"`
 	// Refresh, of Pull: the image is there and may be replaced; see Plan.Refresh.
 	Refresh bool `json:"refresh,omitempty"`

@@ -258,20 +258,21 @@ func (l *loading) renderHashes(ctx context.Context, names []string) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
+	if len(names) == 0 || slices.Contains(names, "*") {
+		names = sortedKeys(src.Services)
+	}
+	for _, name := range names {
+		if _, ok := src.Services[name]; !ok {
+			return nil, fmt.Errorf("no such service: %s", name)
+		}
+	}
 	p, err := l.convert(src)
 	if err != nil {
 		return nil, err
 	}
-	if len(names) == 0 || slices.Contains(names, "*") {
-		names = sortedKeys(p.Services)
-	}
 	var b bytes.Buffer
 	for _, name := range slices.Sorted(slices.Values(names)) {
-		s := p.Services[name]
-		if s == nil {
-			return nil, fmt.Errorf("no such service: %s", name)
-		}
-		fmt.Fprintf(&b, "%s %s\n", name, s.Hash)
+		fmt.Fprintf(&b, "%s %s\n", name, p.Services[name].Hash)
 	}
 	return b.Bytes(), nil
 }
