@@ -36,7 +36,6 @@ const (
 // Client is a session with an agent. Its methods may be called concurrently.
 type Client struct {
 	session *yamux.Session
-	port    *port
 	wg      sync.WaitGroup // every goroutine of the session
 
 	mu  sync.Mutex
@@ -59,13 +58,13 @@ func Open(ctx context.Context, conn net.Conn, key wire.Key, hello wire.Hello) (*
 	cfg.StreamCloseTimeout = closeTimeout
 	cfg.LogOutput = nil
 	cfg.Logger = log.New(io.Discard, "", 0)
-	session, err := yamux.Client(p, cfg)
+	c := &Client{}
+	session, err := yamux.Client(&guard{port: p, onBreak: c.note}, cfg)
 	if err != nil {
 		p.Close()
 		return nil, wire.HelloReply{}, fmt.Errorf("opening a session with the machine: %w", err)
 	}
-	c := &Client{session: session, port: p}
-	c.wg.Go(c.refuseStreams)
+	c.session = session
 
 	hello.Protocol = wire.Protocol
 	if len(hello.Entropy) == 0 {
@@ -92,7 +91,10 @@ func Open(ctx context.Context, conn net.Conn, key wire.Key, hello wire.Hello) (*
 // Close ends the session and returns when its goroutines have ended. What was
 // under way fails with net.ErrClosed or the like.
 func (c *Client) Close() error {
-	c.fail(net.ErrClosed)
+	if !c.session.IsClosed() {
+		c.note(net.ErrClosed)
+	}
+	c.session.Close()
 	c.wg.Wait()
 	return nil
 }
@@ -115,21 +117,12 @@ func (c *Client) Err() error {
 	return c.err
 }
 
-func (c *Client) fail(err error) {
+// note keeps the first reason for the session's end.
+func (c *Client) note(err error) {
 	c.mu.Lock()
-	if c.err == nil && !c.session.IsClosed() {
+	defer c.mu.Unlock()
+	if c.err == nil {
 		c.err = err
-	}
-	c.mu.Unlock()
-	c.session.Close()
-}
-
-// refuseStreams ends the session when the agent opens a stream: only the host
-// does that, and each one would take memory here.
-func (c *Client) refuseStreams() {
-	if s, err := c.session.AcceptStream(); err == nil {
-		s.Close()
-		c.fail(errors.New("the machine's agent broke the protocol: it opened a stream"))
 	}
 }
 
