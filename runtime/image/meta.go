@@ -46,6 +46,11 @@ func (s *Store) meta(img *Image) (Extent, error) {
 }
 
 func (s *Store) makeMeta(path string, layers []Layer) error {
+	use, err := s.use()
+	if err != nil {
+		return err
+	}
+	defer use.unlock()
 	blobs := make([]layer.Blob, 0, len(layers))
 	base := make(map[string]uint64)
 	blocks := uint64(0)

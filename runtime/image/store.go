@@ -124,6 +124,11 @@ func (s *Store) readRefs() (*refs, error) {
 func (s *Store) changeRefs(change func(*refs) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	use, err := s.use()
+	if err != nil {
+		return err
+	}
+	defer use.unlock()
 	lock, err := lockAlone(s.path("locks", "refs"))
 	if err != nil {
 		return err
@@ -353,6 +358,10 @@ func (s *Store) Remove(ref string) error {
 	}
 	return s.collect()
 }
+
+// use keeps collections away until its lock is released: from files that are not
+// yet whole, and from those that no image needs yet.
+func (s *Store) use() (*fileLock, error) { return lockShared(s.path("locks", "use")) }
 
 // collect removes what no image needs, unless a pull anywhere is under way: it
 // may be about to need it. The next collection gets it then.

@@ -704,7 +704,7 @@ func TestCrash(t *testing.T) {
 		}
 		defer other.Close()
 	}
-	use, err := lockShared(s.path("locks", "use")) // as a pull has it
+	use, err := s.use() // as a pull has it
 	if err != nil {
 		t.Fatal(err)
 	}

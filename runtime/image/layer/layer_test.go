@@ -58,6 +58,7 @@ func (s *stream) add(h tar.Header, content string) *stream {
 }
 
 func (s *stream) file(name, content string) *stream { return s.add(tar.Header{Name: name}, content) }
+
 func (s *stream) dir(name string) *stream {
 	return s.add(tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: 0o755}, "")
 }
@@ -248,37 +249,68 @@ func TestMerge(t *testing.T) {
 		want   []string
 	}{
 		{"a file replaces a file", [][]byte{newStream().file("f", "1").end(), newStream().file("f", "2").end()}, []string{"f " + sum("2")}},
-		{"whiteouts and opaque directories", [][]byte{base, newStream().
-			file(".wh.gone", "").file("d/.wh.a", "").file("d/sub/.wh.c", "").file("opaque/.wh..wh..opq", "").file("opaque/new", "n").
-			file("replace", "new").file(".wh.link", "").file(".wh.x", "").file(".wh.never", "").end()},
-			[]string{"d/", "d/b " + sum("b"), "d/sub/", "keep " + sum("k"), "opaque/", "opaque/new " + sum("n"), "replace " + sum("new")}},
-		{"an opaque marker after its directory's entries", [][]byte{base, newStream().
-			file("opaque/new", "n").file("opaque/.wh..wh..opq", "").file(".wh.d", "").file(".wh.x", "").file(".wh.link", "").end()},
-			[]string{"gone " + sum("g"), "keep " + sum("k"), "opaque/", "opaque/new " + sum("n"), "replace " + sum("old")}},
-		{"a directory that is removed and made again is new", [][]byte{base, newStream().file("d/new", "n").file(".wh.d", "").
-			file(".wh.opaque", "").file(".wh.x", "").end()},
-			[]string{"d/", "d/new " + sum("n"), "gone " + sum("g"), "keep " + sum("k"), "link -> d", "replace " + sum("old")}},
+		{
+			"whiteouts and opaque directories",
+			[][]byte{base, newStream().
+				file(".wh.gone", "").file("d/.wh.a", "").file("d/sub/.wh.c", "").file("opaque/.wh..wh..opq", "").file("opaque/new", "n").
+				file("replace", "new").file(".wh.link", "").file(".wh.x", "").file(".wh.never", "").end()},
+			[]string{"d/", "d/b " + sum("b"), "d/sub/", "keep " + sum("k"), "opaque/", "opaque/new " + sum("n"), "replace " + sum("new")},
+		},
+		{
+			"an opaque marker after its directory's entries",
+			[][]byte{base, newStream().
+				file("opaque/new", "n").file("opaque/.wh..wh..opq", "").file(".wh.d", "").file(".wh.x", "").file(".wh.link", "").end()},
+			[]string{"gone " + sum("g"), "keep " + sum("k"), "opaque/", "opaque/new " + sum("n"), "replace " + sum("old")},
+		},
+		{
+			"a directory that is removed and made again is new",
+			[][]byte{base, newStream().file("d/new", "n").file(".wh.d", "").
+				file(".wh.opaque", "").file(".wh.x", "").end()},
+			[]string{"d/", "d/new " + sum("n"), "gone " + sum("g"), "keep " + sum("k"), "link -> d", "replace " + sum("old")},
+		},
 		{"a whiteout does not concern its own layer", [][]byte{newStream().file("f", "1").end(), newStream().file("f", "2").file(".wh.f", "").end()}, []string{"f " + sum("2")}},
-		{"a directory replaces a link and a file a directory", [][]byte{
-			newStream().file("real/f", "1").symlink("l", "real").file("d/f", "2").end(),
-			newStream().file("l/g", "3").file("d", "4").end()},
-			[]string{"d " + sum("4"), "l/", "l/g " + sum("3"), "real/", "real/f " + sum("1")}},
-		{"names through links of the layer", [][]byte{newStream().
-			dir("usr/lib").symlink("lib", "usr/lib").file("lib/f", "1").symlink("abs", "/usr").file("abs/g", "2").
-			symlink("usr/up", "../../../../usr/lib").file("usr/up/h", "3").hardlink("i", "abs/lib/f").end()},
-			[]string{"abs -> /usr", "i " + sum("1"), "lib -> usr/lib", "usr/", "usr/g " + sum("2"), "usr/lib/", "usr/lib/f " + sum("1"), "usr/lib/h " + sum("3"), "usr/up -> ../../../../usr/lib"}},
-		{"the last of equal names", [][]byte{newStream().file("f", "1").file("f", "2").file("d/x", "x").file("d", "3").
-			file("e", "4").dir("e").file("./e/y", "y").symlink("s", "a").file("/s", "5").end()},
-			[]string{"d " + sum("3"), "e/", "e/y " + sum("y"), "f " + sum("2"), "s " + sum("5")}},
-		{"a hard link keeps what its target was", [][]byte{newStream().file("a", "1").hardlink("b", "a").file("a", "2").end()},
-			[]string{"a " + sum("2"), "b " + sum("1")}},
-		{"a hard link before its target", [][]byte{newStream().hardlink("a", "b").hardlink("b", "./c").file("c", "1").end()},
-			[]string{"a " + sum("1"), "b " + sum("1"), "c " + sum("1")}},
-		{"a hard link into a lower layer", [][]byte{newStream().file("d/f", "1").end(), newStream().hardlink("l", "d/f").file("d/.wh.f", "").end()},
-			[]string{"d/", "l " + sum("1")}},
+		{
+			"a directory replaces a link and a file a directory",
+			[][]byte{
+				newStream().file("real/f", "1").symlink("l", "real").file("d/f", "2").end(),
+				newStream().file("l/g", "3").file("d", "4").end(),
+			},
+			[]string{"d " + sum("4"), "l/", "l/g " + sum("3"), "real/", "real/f " + sum("1")},
+		},
+		{
+			"names through links of the layer",
+			[][]byte{newStream().
+				dir("usr/lib").symlink("lib", "usr/lib").file("lib/f", "1").symlink("abs", "/usr").file("abs/g", "2").
+				symlink("usr/up", "../../../../usr/lib").file("usr/up/h", "3").hardlink("i", "abs/lib/f").end()},
+			[]string{"abs -> /usr", "i " + sum("1"), "lib -> usr/lib", "usr/", "usr/g " + sum("2"), "usr/lib/", "usr/lib/f " + sum("1"), "usr/lib/h " + sum("3"), "usr/up -> ../../../../usr/lib"},
+		},
+		{
+			"the last of equal names",
+			[][]byte{newStream().file("f", "1").file("f", "2").file("d/x", "x").file("d", "3").
+				file("e", "4").dir("e").file("./e/y", "y").symlink("s", "a").file("/s", "5").end()},
+			[]string{"d " + sum("3"), "e/", "e/y " + sum("y"), "f " + sum("2"), "s " + sum("5")},
+		},
+		{
+			"a hard link keeps what its target was",
+			[][]byte{newStream().file("a", "1").hardlink("b", "a").file("a", "2").end()},
+			[]string{"a " + sum("2"), "b " + sum("1")},
+		},
+		{
+			"a hard link before its target",
+			[][]byte{newStream().hardlink("a", "b").hardlink("b", "./c").file("c", "1").end()},
+			[]string{"a " + sum("1"), "b " + sum("1"), "c " + sum("1")},
+		},
+		{
+			"a hard link into a lower layer",
+			[][]byte{newStream().file("d/f", "1").end(), newStream().hardlink("l", "d/f").file("d/.wh.f", "").end()},
+			[]string{"d/", "l " + sum("1")},
+		},
 		{"AUFS bookkeeping", [][]byte{newStream().file(".wh..wh.plnk/1", "x").dir(".wh..wh.aufs").file("f", "1").end()}, []string{"f " + sum("1")}},
-		{"the same layer twice", [][]byte{base[:], newStream().file(".wh.d", "").file(".wh.opaque", "").file(".wh.x", "").file(".wh.keep", "").end(), newStream().file("f", "1").end(), newStream().file("f", "1").end()},
-			[]string{"f " + sum("1"), "gone " + sum("g"), "link -> d", "replace " + sum("old")}},
+		{
+			"the same layer twice",
+			[][]byte{base[:], newStream().file(".wh.d", "").file(".wh.opaque", "").file(".wh.x", "").file(".wh.keep", "").end(), newStream().file("f", "1").end(), newStream().file("f", "1").end()},
+			[]string{"f " + sum("1"), "gone " + sum("g"), "link -> d", "replace " + sum("old")},
+		},
 		{"an empty image", nil, nil},
 		{"an empty layer", [][]byte{newStream().end()}, nil},
 		{"no end marker", [][]byte{newStream().file("f", "1").end()[:1024]}, []string{"f " + sum("1")}},

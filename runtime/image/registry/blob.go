@@ -80,7 +80,7 @@ func (b *blob) open() error {
 			return err
 		}
 		b.source, b.body, b.end = e, resp.Body, cancel
-		b.stall = time.AfterFunc(stallTimeout, cancel)
+		b.stall = time.AfterFunc(b.client.opt.stall, cancel)
 		return nil
 	})
 }
@@ -117,7 +117,7 @@ func (b *blob) Read(p []byte) (int, error) {
 		if len(p) == 0 {
 			return 0, nil
 		}
-		b.stall.Reset(stallTimeout)
+		b.stall.Reset(b.client.opt.stall)
 		n, err := b.body.Read(p)
 		if n > 0 {
 			b.stuck = 0

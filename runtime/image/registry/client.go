@@ -32,7 +32,9 @@ type Options struct {
 	Proxy    func(*http.Request) (*url.URL, error) // nil: Config's
 	Log      *slog.Logger
 
-	sleep func(context.Context, time.Duration) error // the clock of tests
+	// The clocks of tests.
+	sleep func(context.Context, time.Duration) error
+	stall time.Duration // stallTimeout
 }
 
 // Client reads from registries with one user's settings and credentials. It is
@@ -59,6 +61,9 @@ func New(opt Options) *Client {
 	}
 	if opt.sleep == nil {
 		opt.sleep = sleep
+	}
+	if opt.stall == 0 {
+		opt.stall = stallTimeout
 	}
 	return &Client{opt: opt, transports: make(map[string]*http.Transport), sessions: make(map[sessionKey]*session), liars: make(map[endpoint]bool)}
 }
@@ -374,6 +379,12 @@ func (c *Client) transport(e *endpoint) (*http.Transport, error) {
 	}
 	t := &http.Transport{
 		Proxy: c.opt.Proxy,
+		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+			if resp.StatusCode != http.StatusOK {
+				return &proxyError{resp.StatusCode}
+			}
+			return nil
+		},
 		DialContext: (&net.Dialer{
 			Timeout:   15 * time.Second,
 			KeepAlive: 30 * time.Second,
@@ -392,6 +403,13 @@ func (c *Client) transport(e *endpoint) (*http.Transport, error) {
 	}
 	c.transports[e.host] = t
 	return t, nil
+}
+
+// proxyError is a proxy's refusal to connect.
+type proxyError struct{ status int }
+
+func (e *proxyError) Error() string {
+	return fmt.Sprintf("the proxy answers %d %s", e.status, http.StatusText(e.status))
 }
 
 var errRedirects = errors.New("more than 10 redirects")

@@ -132,6 +132,7 @@ func classify(e *endpoint, what string, err error, anonymous bool) fault {
 	var invalid x509.CertificateInvalidError
 	var notTLS tls.RecordHeaderError
 	var timeout net.Error
+	var refused *proxyError
 	switch {
 	case errors.Is(err, errPlainHTTP) || errors.As(err, &notTLS) || strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		f.text = fmt.Sprintf("%s answers without TLS", e.name)
@@ -148,6 +149,9 @@ func classify(e *endpoint, what string, err error, anonymous bool) fault {
 	case errors.As(err, &invalid):
 		f.text = fmt.Sprintf("the certificate of %s is not valid: %v", e.name, invalid)
 		f.hint = "check the clock of this host and the registry's certificate"
+	case errors.As(err, &refused):
+		f.text = fmt.Sprintf("%s is to be reached through a proxy that refuses (%d %s)", e.name, refused.status, http.StatusText(refused.status))
+		f.hint = fmt.Sprintf("check proxy in %s and HTTPS_PROXY, its user and password included", config.File)
 	case errors.As(err, &op) && op.Op == "proxyconnect":
 		f.text = fmt.Sprintf("%s is to be reached through a proxy that does not answer: %v", e.name, cause)
 		f.hint = fmt.Sprintf("check proxy in %s and HTTPS_PROXY", config.File)
@@ -212,7 +216,10 @@ func (f *fault) fromStatus(status *transport.Error, what string, anonymous bool)
 		}
 	case code == http.StatusNotFound:
 		f.kind = NotFound
-		f.text = fmt.Sprintf("manifest for %s not found at %s (%s)", tagged(repository, what), name, detail)
+		f.text = fmt.Sprintf("%s not found at %s (%s)", tagged(repository, what), name, detail)
+		if !isDigest(what) {
+			f.text = "manifest for " + f.text // docker's words
+		}
 		f.hint = "check the spelling of name and tag"
 	case code == http.StatusTooManyRequests:
 		f.kind = RateLimited

@@ -268,6 +268,31 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// TestStall: a connection that brings nothing is given up and resumed.
+func TestStall(t *testing.T) {
+	f := newFake(t, httptest.NewServer)
+	f.before = func(n int, w http.ResponseWriter, r *http.Request) bool {
+		if n > 1 {
+			return false
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(len(f.blob)))
+		w.Write(f.blob[:1000])
+		http.NewResponseController(w).Flush()
+		<-r.Context().Done() // until the client lets go
+		return true
+	}
+	c := New(Options{stall: 50 * time.Millisecond})
+	defer c.Close()
+	b, err := c.Blob(t.Context(), at(f.host()), nil, digestOf(f.blob), int64(len(f.blob)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if got, err := io.ReadAll(b); err != nil || !bytes.Equal(got, f.blob) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
 func TestResumeGivesUp(t *testing.T) {
 	f := newFake(t, httptest.NewServer)
 	f.before = func(_ int, w http.ResponseWriter, r *http.Request) bool {
@@ -475,6 +500,11 @@ func TestSentences(t *testing.T) {
 		{"proxy", func(t *testing.T) (*config.Config, Repository) {
 			return &config.Config{Proxy: config.Proxy{HTTPS: "http://" + deadHost(t)}}, at("registry.example.com")
 		}, false, Unreachable, []string{"through a proxy that does not answer", "check proxy in config.yaml"}},
+		{"proxy's refusal", func(t *testing.T) (*config.Config, Repository) {
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(407) }))
+			t.Cleanup(s.Close)
+			return &config.Config{Proxy: config.Proxy{HTTPS: s.URL}}, at("registry.example.com")
+		}, false, Unreachable, []string{"through a proxy that refuses (407 Proxy Authentication Required)", "password"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cfg, repo := test.setup(t)
