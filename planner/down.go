@@ -1,7 +1,6 @@
 package planner
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 
@@ -15,12 +14,8 @@ import (
 func Down(observed State, desired *spec.Project, project string, opt DownOptions) (Plan, error) {
 	b := &builder{project: project, timeout: seconds(opt.Timeout)}
 	inFile := func(service string) bool { return desired == nil || desired.Services[service] != nil }
-	if desired != nil {
-		for _, s := range opt.Services {
-			if desired.Services[s] == nil {
-				return Plan{}, &spec.Error{Err: fmt.Errorf("no such service: %s", s)}
-			}
-		}
+	if _, err := selection(observed, desired, opt.Services); err != nil {
+		return Plan{}, err
 	}
 	selected := func(service string) bool { return len(opt.Services) == 0 || slices.Contains(opt.Services, service) }
 

@@ -104,7 +104,7 @@ func run(t *testing.T, desired *spec.Project, s planner.State, command []string)
 	}
 	opt := planner.Options{Now: now}
 	down := planner.DownOptions{}
-	var file = desired
+	file := desired
 	verb := command[0]
 	var services []string
 	for i := 1; i < len(command); i++ {

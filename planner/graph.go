@@ -69,8 +69,10 @@ func (b *builder) wait(s *slot, condition, cause string, optional bool) *node {
 	key := condition + " " + s.name
 	n := b.waits[key]
 	if n == nil {
-		n = b.add(Step{Verb: Wait, Noun: ReplicaNoun, Name: s.name, Cause: cause, Service: s.service, Number: s.number,
-			Replica: s.id(), Condition: condition, Optional: optional}, s.start)
+		n = b.add(Step{
+			Verb: Wait, Noun: ReplicaNoun, Name: s.name, Cause: cause, Service: s.service, Number: s.number,
+			Replica: s.id(), Condition: condition, Optional: optional,
+		}, s.start)
 		if b.waits == nil {
 			b.waits = map[string]*node{}
 		}

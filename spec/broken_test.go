@@ -2,6 +2,7 @@ package spec
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -34,7 +35,7 @@ func TestBroken(t *testing.T) {
 					t.Error("a project beside an error")
 				}
 				for _, e := range Errors(err) {
-					if _, ok := e.(*Error); !ok {
+					if !errors.As(e, new(*Error)) {
 						t.Errorf("%T is no *Error: %v", e, e)
 					}
 				}

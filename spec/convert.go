@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/distribution/reference"
 	"github.com/docker/go-units"
 )
 
@@ -31,6 +32,9 @@ type converter struct {
 func (l *loading) convert(src *types.Project) (*Project, error) {
 	c := &converter{loading: l, src: src}
 	c.run()
+	if l.opt.NamesOnly {
+		return c.out, nil
+	}
 	if err := c.faults.err(); err != nil {
 		return nil, err
 	}
@@ -52,7 +56,9 @@ func (l *loading) converted(src *types.Project) (found faults) {
 }
 
 func (c *converter) run() {
-	c.resolveEnvironments()
+	if !c.opt.NamesOnly {
+		c.resolveEnvironments()
+	}
 	src := c.src
 	c.out = &Project{
 		Name: src.Name, NameFrom: c.named, WorkingDir: c.dir,
@@ -67,18 +73,22 @@ func (c *converter) run() {
 			c.out.EnvFiles[i] = abs
 		}
 	}
-	c.checkSupport()
+	if !c.opt.NamesOnly {
+		c.checkSupport()
+	}
 	for _, key := range sortedKeys(src.Networks) {
 		c.network(key, src.Networks[key])
 	}
 	for _, key := range sortedKeys(src.Volumes) {
 		c.volume(key, src.Volumes[key])
 	}
-	for _, key := range sortedKeys(src.Configs) {
-		c.file("configs", key, types.FileObjectConfig(src.Configs[key]), c.out.Configs)
-	}
-	for _, key := range sortedKeys(src.Secrets) {
-		c.file("secrets", key, types.FileObjectConfig(src.Secrets[key]), c.out.Secrets)
+	if !c.opt.NamesOnly {
+		for _, key := range sortedKeys(src.Configs) {
+			c.file("configs", key, types.FileObjectConfig(src.Configs[key]), c.out.Configs)
+		}
+		for _, key := range sortedKeys(src.Secrets) {
+			c.file("secrets", key, types.FileObjectConfig(src.Secrets[key]), c.out.Secrets)
+		}
 	}
 	for _, name := range sortedKeys(src.Services) {
 		c.service(name, src.Services[name])
@@ -168,6 +178,16 @@ func (c *converter) service(name string, in types.ServiceConfig) {
 	}
 	if s.Image == "" && in.Provider == nil {
 		c.fault(key(), "", "service %q has neither an image nor a build context specified", name)
+	}
+	if in.Image != "" {
+		if _, err := reference.ParseDockerRef(in.Image); err != nil {
+			c.fault(key("image"), "write it like registry.example/name:tag", "service %q: image %q: %w", name, in.Image, err)
+		}
+	}
+	for _, addr := range in.DNS {
+		if net.ParseIP(addr) == nil {
+			c.fault(key("dns"), "", "service %q: dns: %q is no IP address", name, addr)
+		}
 	}
 	c.restart(s, in)
 	c.health(s, in.HealthCheck)
@@ -896,5 +916,8 @@ func (c *converter) containerNames() {
 
 // ignored warns, once, of something written that has no effect.
 func (c *converter) ignored(at []string, what, why string) {
+	if c.opt.NamesOnly {
+		return
+	}
 	c.warn(Warning{Pos: c.x.find(at...), Key: strings.Join(at, "."), Text: what + " is ignored: " + why})
 }

@@ -86,7 +86,7 @@ func (d *diagnosis) file(s *source) {
 }
 
 func (d *diagnosis) syntax(s *source) {
-	pos, e := Pos{File: d.display(s.path)}, &Error{Err: s.err}
+	pos, e := Pos{File: s.name}, &Error{Err: s.err}
 	if bad := (*badYAML)(nil); errors.As(s.err, &bad) {
 		pos.Line, pos.Col = bad.line, bad.col
 		if strings.Contains(bad.msg, "cannot start any token") {
@@ -312,7 +312,7 @@ func (d *diagnosis) schema(tree map[string]any, r *reader) {
 				return p.pos
 			}
 		}
-		return Pos{File: d.display(r.s.path)}
+		return Pos{File: r.s.name}
 	}
 	for _, leaf := range leaves(bad) {
 		at := leaf.InstanceLocation

@@ -3,6 +3,7 @@ package spec
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -61,10 +62,10 @@ func FuzzLoad(f *testing.F) {
 			if p != nil {
 				t.Error("a project beside an error")
 			}
-			for _, e := range Errors(err) {
-				e, ok := e.(*Error)
-				if !ok || e.Err.Error() == "" {
-					t.Errorf("not for people: %T %v", e, e)
+			for _, one := range Errors(err) {
+				var e *Error
+				if !errors.As(one, &e) || e.Err.Error() == "" {
+					t.Errorf("not for people: %T %v", one, one)
 					continue
 				}
 				checkPlace(t, text, e.Pos)

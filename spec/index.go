@@ -30,6 +30,7 @@ const (
 // source is one compose file as it lies there, before anything is merged.
 type source struct {
 	path    string // absolute, or "-"
+	name    string // for messages
 	dir     string // what relative paths in it are relative to
 	env     types.Mapping
 	docs    []*yaml.Node
@@ -80,7 +81,7 @@ func (x *index) find(parts ...string) Pos {
 		}
 	}
 	if len(x.sources) > 0 {
-		return Pos{File: x.display(x.sources[0].path)}
+		return Pos{File: x.sources[0].name}
 	}
 	return Pos{}
 }
@@ -109,7 +110,7 @@ func (x *index) read(path string, content []byte, dir string, env types.Mapping)
 			return s
 		}
 	}
-	s := &source{path: path, dir: dir, env: env}
+	s := &source{path: path, name: x.display(path), dir: dir, env: env}
 	x.sources = append(x.sources, s)
 	if content == nil {
 		if content, s.err = readFile(path); s.err != nil {
@@ -327,7 +328,7 @@ func (x *index) visit() bool {
 }
 
 func (x *index) pos(s *source, n *yaml.Node) Pos {
-	return Pos{File: x.display(s.path), Line: n.Line, Col: n.Column}
+	return Pos{File: s.name, Line: n.Line, Col: n.Column}
 }
 
 func (x *index) drop(path []string) {

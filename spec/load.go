@@ -46,6 +46,11 @@ type Options struct {
 	Services       []string
 	NoDependencies bool
 
+	// NamesOnly is for commands that make nothing new (ps, logs, stop, down):
+	// they must work whatever has become of the file's values and of the files
+	// it names. Neither is looked at, and hashes stay empty.
+	NamesOnly bool
+
 	Environ []string  // KEY=VALUE; nil is the process's own
 	Stdin   io.Reader // for "-"; nil is the process's own
 
@@ -354,6 +359,9 @@ func (l *loading) load(ctx context.Context, services []string) (*types.Project, 
 	if p, err = l.selectServices(p, services); err != nil {
 		return nil, err
 	}
+	if l.opt.NamesOnly {
+		return p, nil
+	}
 	if err := l.fitFiles(p); err != nil {
 		return nil, err
 	}
@@ -455,7 +463,7 @@ func (l *loading) index() error {
 	var found faults
 	for _, s := range l.x.sources {
 		if bad := (*badYAML)(nil); errors.As(s.err, &bad) && bad.endless {
-			found.add(Pos{File: l.display(s.path), Line: bad.line, Col: bad.col}, bad)
+			found.add(Pos{File: s.name, Line: bad.line, Col: bad.col}, bad)
 		}
 		if errors.As(s.err, new(unfit)) {
 			found.add(s.from, s.err)

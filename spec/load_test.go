@@ -549,3 +549,38 @@ volumes: {vol: {}}
 		t.Errorf("mount at %s", got)
 	}
 }
+
+// TestNamesOnly: what only needs names works with a file that up would refuse.
+func TestNamesOnly(t *testing.T) {
+	p := loadText(t, `
+services:
+  web: {image: "A:B:C", gpus: all, env_file: none.env, secrets: [s], depends_on: [db], network_mode: host, label_file: none}
+  db: {image: x}
+secrets: {s: {file: none}}
+`, func(o *Options) { o.NamesOnly = true })
+	if got := sortedKeys(p.Services); !slices.Equal(got, []string{"db", "web"}) || p.Services["web"].DependsOn["db"].Condition != ConditionStarted {
+		t.Errorf("services %v", got)
+	}
+}
+
+// BenchmarkLoad is what every command pays that reads the file.
+func BenchmarkLoad(b *testing.B) {
+	dir := write(b, "compose.yaml", `
+services:
+  web: {image: nginx, ports: ["8080:80"], depends_on: {app: {condition: service_healthy}}, configs: [c], networks: [front]}
+  app: {image: app, healthcheck: {test: "true"}, secrets: [s], networks: [front, back], depends_on: [db, cache]}
+  db: {image: postgres, volumes: ["data:/data"], secrets: [s], networks: [back]}
+  cache: {image: redis, networks: [back]}
+networks: {front: {}, back: {internal: true}}
+volumes: {data: {}}
+configs: {c: {content: x}}
+secrets: {s: {environment: S}}
+`)
+	o := Options{Files: []string{filepath.Join(dir, "compose.yaml")}, ProjectName: "p", Environ: []string{"S=1"}}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, err := Load(context.Background(), o); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -248,8 +248,8 @@ func renderVariables(vars map[string]template.Variable, format string) ([]byte, 
 		v := vars[name]
 		fmt.Fprintf(w, "%s\t%t\t%s\t%s\n", name, v.Required, v.DefaultValue, v.PresenceValue)
 	}
-	w.Flush()
-	return b.Bytes(), nil
+	err := w.Flush()
+	return b.Bytes(), err
 }
 
 // renderHashes prints the hashes that replicas are labelled with.

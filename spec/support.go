@@ -231,6 +231,10 @@ func (c *converter) checkSupport() {
 			continue
 		}
 		path, pattern := strings.Split(p, pathSep), strings.Split(e.pattern, pathSep)
+		if n := len(path); path[n-1] == extensionKey && !(n == 3 && (path[0] == "services" || path[0] == "volumes")) && !c.namesFree(pattern) {
+			c.faults = append(c.faults, &Error{Pos: e.pos, Err: fmt.Errorf("%s means nothing here", strings.Join(path, ".")), Hint: "it is an attribute of services and volumes"})
+			continue
+		}
 		if !c.inUse(path) || slices.ContainsFunc(pattern[min(len(pattern), 1):], isExtension(pattern)) || strings.HasPrefix(path[0], "x-") {
 			continue
 		}
@@ -253,6 +257,18 @@ func (c *converter) checkSupport() {
 		}
 	}
 }
+
+// namesFree tells whether a path ends in a name that the user chose, or is below
+// a key that nobody reads.
+func (c *converter) namesFree(pattern []string) bool {
+	n := len(pattern)
+	return n == 2 && slices.Contains(userNamed, pattern[0]) ||
+		n > 3 && pattern[0] == "services" && freeMaps[strings.Join(pattern[2:n-1], ".")] ||
+		slices.ContainsFunc(pattern[:n-1], isExtension(pattern)) || strings.HasPrefix(pattern[0], "x-") && n > 1
+}
+
+// userNamed are sections whose keys are the user's.
+var userNamed = []string{"services", "networks", "volumes", "configs", "secrets", "models", "jobs"}
 
 // harmless are values that ask for what is anyway the case.
 func harmless(path []string, value string) bool {
@@ -298,7 +314,7 @@ func isExtension(pattern []string) func(string) bool {
 			return false
 		}
 		i := slices.Index(pattern, part)
-		named := i == 1 && slices.Contains([]string{"services", "networks", "volumes", "configs", "secrets", "models", "jobs"}, pattern[0])
+		named := i == 1 && slices.Contains(userNamed, pattern[0])
 		free := i > 2 && pattern[0] == "services" && freeMaps[strings.Join(pattern[2:i], ".")]
 		return !named && !free
 	}
