@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/stackvm/stack/guest/agent/launch"
+	"github.com/stackvm/stack/guest/agent/seccomp"
 	"github.com/stackvm/stack/guest/wire"
 	"golang.org/x/sys/unix"
 )
@@ -86,7 +88,40 @@ func (c *Container) confine(spec *launch.Spec, privileged bool) error {
 	if spec.Bounding, err = bounding(c.spec.CapAdd, c.spec.CapDrop); err != nil {
 		return err
 	}
-	return nil
+	if c.spec.Seccomp != "unconfined" {
+		spec.Filter, err = filters.get(c.spec.Seccomp, spec.Bounding)
+	}
+	return err
+}
+
+// filters keeps the last seccomp program, which is mostly the next one too.
+var filters filterCache
+
+type filterCache struct {
+	mu       sync.Mutex
+	profile  string
+	bounding uint64
+	program  []byte
+}
+
+func (f *filterCache) get(profile string, bounding uint64) ([]byte, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.program != nil && f.profile == profile && f.bounding == bounding {
+		return f.program, nil
+	}
+	var names []string
+	for i, name := range capabilities {
+		if bounding&(1<<i) != 0 {
+			names = append(names, "CAP_"+name)
+		}
+	}
+	program, err := seccomp.Filter(profile, names)
+	if err != nil {
+		return nil, &wire.Error{Code: wire.CodeInvalid, Message: err.Error()}
+	}
+	f.profile, f.bounding, f.program = profile, bounding, program
+	return program, nil
 }
 
 // busy reports whether err is the kernel's refusal to put a process in a group

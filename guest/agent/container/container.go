@@ -16,6 +16,7 @@ import (
 	"github.com/stackvm/stack/guest/agent/disk"
 	"github.com/stackvm/stack/guest/agent/dnsstub"
 	"github.com/stackvm/stack/guest/agent/inroot"
+	"github.com/stackvm/stack/guest/agent/launch"
 	"github.com/stackvm/stack/guest/agent/process"
 	"github.com/stackvm/stack/guest/wire"
 	"golang.org/x/sys/unix"
@@ -35,6 +36,7 @@ type Container struct {
 	ipc   *os.File     // IPC namespace
 	group *cgroup.Group
 	held  []heldMount
+	nodes []launch.Node
 	undo  []func() error // in order of making
 
 	changing sync.Mutex // held while starting, removing, connecting; taken before mu
@@ -45,6 +47,7 @@ type Container struct {
 	state   wire.State
 	run     *run // nil when not running
 	exit    wire.ExitStatus
+	health  wire.Event    // the last report; its Kind is empty without a probe
 	ended   chan struct{} // closed when the present run ends, or the next
 	outputs outputs
 }
@@ -56,6 +59,8 @@ type run struct {
 	stdio *stdio
 	oom   int64 // kills counted before it began
 	done  chan struct{}
+
+	unprobe func() // ends the probe and waits for it
 }
 
 // ID returns the container's id.
@@ -70,7 +75,10 @@ func (c *Container) Snapshot() []wire.Event {
 		exit := c.exit
 		e.Exit, e.At = &exit, exit.At
 	}
-	return []wire.Event{e}
+	if c.health.Kind == "" || c.run == nil {
+		return []wire.Event{e}
+	}
+	return []wire.Event{e, c.health}
 }
 
 // validate refuses what would make no sense later on.
@@ -121,6 +129,9 @@ func (c *Container) make(ctx context.Context) (err error) {
 		return err
 	}
 	c.do(c.group.Remove)
+	if err := c.devices(); err != nil {
+		return err
+	}
 	if err := c.tree(ctx, dir); err != nil {
 		return err
 	}

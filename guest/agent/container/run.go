@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/stackvm/stack/guest/agent/health"
 	"github.com/stackvm/stack/guest/agent/launch"
 	"github.com/stackvm/stack/guest/agent/process"
 	"github.com/stackvm/stack/guest/wire"
@@ -45,6 +46,16 @@ func (c *Container) Start() (wire.Started, error) {
 	c.mu.Unlock()
 	c.set.machine.Emit(wire.Event{Kind: wire.EventState, Container: c.spec.ID, At: at, State: wire.StateRunning})
 	r.stdio.pump(c.sink)
+	if check := c.spec.Health; check != nil && len(check.Test) > 0 {
+		c.reportHealth(health.Report{Health: wire.HealthStarting})
+		ctx, cancel := context.WithCancel(context.Background())
+		probed := make(chan struct{})
+		go func() {
+			defer close(probed)
+			c.watchHealth(ctx, *check)
+		}()
+		r.unprobe = func() { cancel(); <-probed }
+	}
 	go c.wait(r)
 	return wire.Started{PID: r.proc.PID, At: at}, nil
 }
@@ -66,6 +77,7 @@ func (c *Container) launch() (*run, error) {
 		Sysctls:    sysctls(c.spec.Sysctls),
 		ReadOnly:   c.spec.ReadOnlyRoot,
 		Privileged: c.spec.Privileged,
+		Devices:    c.nodes,
 	}
 	at := launch.Placement{}
 	defer func() {
@@ -105,7 +117,7 @@ func (c *Container) launch() (*run, error) {
 		}
 		defer at.PIDNS.Close()
 	}
-	r := &run{oom: c.group.OOMKills(), done: make(chan struct{})}
+	r := &run{oom: c.group.OOMKills(), done: make(chan struct{}), unprobe: func() {}}
 	if !c.spec.TTY {
 		if r.stdio, err = newStdio(c.spec.Stdin, spec.UID); err != nil {
 			return nil, err
@@ -173,6 +185,7 @@ const outputGrace = 5 * time.Second
 // wait is the goroutine of a running container.
 func (c *Container) wait(r *run) {
 	code, at := r.proc.Wait()
+	r.unprobe()
 	// What it left behind, children of a namespace it shared, ends with it.
 	c.group.Kill()
 	drained := make(chan struct{})

@@ -112,12 +112,19 @@ func (p *Process) Wait() (code int, at time.Time) {
 
 // Signal sends sig to the process, or returns ErrEnded.
 func (p *Process) Signal(sig unix.Signal) error {
+	return p.kill(p.PID, sig)
+}
+
+// SignalGroup sends sig to the process group that the process leads.
+func (p *Process) SignalGroup(sig unix.Signal) error { return p.kill(-p.PID, sig) }
+
+func (p *Process) kill(pid int, sig unix.Signal) error {
 	p.table.mu.Lock()
 	defer p.table.mu.Unlock()
 	select {
 	case <-p.done:
 		return ErrEnded
 	default:
-		return unix.Kill(p.PID, sig)
+		return unix.Kill(pid, sig)
 	}
 }
