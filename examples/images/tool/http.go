@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+)
+
+func serveHTTP(ctx context.Context, args []string) error {
+	flags := newFlags("http")
+	addr := flags.String("addr", ":80", "address to listen on")
+	if err := parse(flags, args, 0, 0); err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) {
+		host, _ := os.Hostname()
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(map[string]any{
+			"boot_id": bootID(), "hostname": host, "pid": os.Getpid(),
+			"client": req.RemoteAddr, "server": fmt.Sprint(req.Context().Value(http.LocalAddrContextKey)),
+			"host": req.Host, "path": req.URL.Path, "forwarded": req.Header.Get("X-Forwarded-For"),
+		})
+	})
+	mux.HandleFunc("/boot-id", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, bootID()) })
+	mux.HandleFunc("/bytes", func(w http.ResponseWriter, req *http.Request) {
+		n, err := strconv.ParseInt(req.URL.Query().Get("n"), 10, 64)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
+		io.CopyN(w, zeroes{}, n)
+	})
+	mux.HandleFunc("/slow", func(w http.ResponseWriter, req *http.Request) {
+		d, err := time.ParseDuration(req.URL.Query().Get("for"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		select {
+		case <-time.After(d):
+			fmt.Fprintln(w, "done")
+		case <-req.Context().Done():
+		}
+	})
+	mux.HandleFunc("/exit", func(_ http.ResponseWriter, req *http.Request) {
+		code, err := strconv.Atoi(req.URL.Query().Get("code"))
+		if err != nil {
+			code = 1
+		}
+		os.Exit(code)
+	})
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", *addr)
+	if err != nil {
+		return err
+	}
+	fmt.Println("listening on", listener.Addr())
+	server := &http.Server{Handler: mux}
+	defer context.AfterFunc(ctx, func() { server.Close() })()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+type zeroes struct{}
+
+func (zeroes) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// loadReport is what load found.
+type loadReport struct {
+	Requests int            `json:"requests"`
+	OK       int            `json:"ok"`
+	Failures int            `json:"failures"`
+	Errors   map[string]int `json:"errors,omitempty"` // by what was said
+	MedianMS float64        `json:"median_ms"`        // of those that succeeded
+	P99MS    float64        `json:"p99_ms"`
+	MaxMS    float64        `json:"max_ms"`
+	First    string         `json:"first_failure,omitempty"` // when
+}
+
+func load(ctx context.Context, args []string) error {
+	flags := newFlags("load")
+	rate := flags.Float64("rate", 20, "requests a second")
+	length := flags.Duration("for", 10*time.Second, "how long")
+	timeout := flags.Duration("timeout", 3*time.Second, "for each request")
+	if err := parse(flags, args, 1, 1); err != nil {
+		return err
+	}
+	client := &http.Client{Timeout: *timeout, Transport: &http.Transport{DisableKeepAlives: true}}
+	ctx, cancel := context.WithTimeout(ctx, *length)
+	defer cancel()
+
+	var (
+		wg    sync.WaitGroup
+		mu    sync.Mutex // guards what follows
+		r     = loadReport{Errors: map[string]int{}}
+		times []time.Duration
+	)
+	// A failed request is not told to wait for, nor is a slow one: the rate holds.
+	tick := time.NewTicker(time.Duration(float64(time.Second) / *rate))
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		wg.Go(func() {
+			started := time.Now()
+			err := fetch(client, flags.Arg(0))
+			took := time.Since(started)
+			mu.Lock()
+			defer mu.Unlock()
+			r.Requests++
+			if err == nil {
+				r.OK++
+				times = append(times, took)
+				return
+			}
+			r.Failures++
+			r.Errors[err.Error()]++
+			if r.First == "" {
+				r.First = started.UTC().Format(time.RFC3339Nano)
+			}
+		})
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	wg.Wait()
+	if slices.Sort(times); len(times) > 0 {
+		ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+		r.MedianMS, r.P99MS, r.MaxMS = ms(times[len(times)/2]), ms(times[len(times)*99/100]), ms(times[len(times)-1])
+	}
+	if err := report(r); err != nil {
+		return err
+	}
+	if r.Failures > 0 || r.Requests == 0 {
+		return errFailed
+	}
+	return nil
+}
+
+// fetch makes one request. It does not end with the load: a request begun is a request counted.
+func fetch(client *http.Client, url string) error {
+	resp, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return err
+	}
+	if resp.StatusCode >= 400 {
+		return errors.New(resp.Status)
+	}
+	return nil
+}
