@@ -8,9 +8,8 @@
 // id, can take the machine over: the monitor is brought to a known state first,
 // then asked what disks there are.
 //
-// A Machine owns five goroutines (monitor, console, QEMU's own messages, and two
-// that wait for the process's end and tidy up); they end with the process or with
-// Close. The driver never parses a disk's content, and nothing that a machine
+// A Machine owns four goroutines (monitor, console, QEMU's own messages, and one
+// that waits for the process's end); they end with the process or with Close. The driver never parses a disk's content, and nothing that a machine
 // writes makes a file grow: the console is kept in a ring of 64 KiB in the
 // machine's directory, disks are of fixed length.
 package qemu
