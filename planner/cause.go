@@ -2,7 +2,6 @@ package planner
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -48,7 +47,7 @@ func changed(old, new map[string]string) string {
 			differ = append(differ, k)
 		}
 	}
-	for k := range maps.Keys(old) {
+	for k := range old {
 		if _, ok := new[k]; !ok {
 			removed = append(removed, k)
 		}

@@ -108,6 +108,7 @@ func (d *differ) run() (Plan, error) {
 	for _, name := range d.order {
 		d.planService(d.p.Services[name])
 	}
+	d.planRenamed()
 	d.checkVolumes()
 	d.checkNames()
 	if err := d.err(); err != nil {
@@ -118,6 +119,7 @@ func (d *differ) run() (Plan, error) {
 		for _, name := range d.order {
 			d.planStart(d.p.Services[name])
 		}
+		d.planRestarts()
 		if d.opt.Wait {
 			d.planWait()
 		}
@@ -161,7 +163,7 @@ func (d *differ) err() error {
 // setScope finds the services that are planned: the targeted ones and, unless
 // told otherwise, all they depend on.
 func (d *differ) setScope() error {
-	for _, name := range slices.Concat(d.opt.Services, slices.Sorted(maps.Keys(d.opt.Scale))) {
+	for _, name := range slices.Concat(d.opt.Services, sortedKeys(d.opt.Scale)) {
 		if d.p.Services[name] == nil {
 			d.fault(spec.Pos{}, "", "no such service: %s", name)
 		}
@@ -236,10 +238,10 @@ func (d *differ) planNetworks() {
 			used[key] = true
 		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(used)) {
+	for _, key := range sortedKeys(used) {
 		n := d.p.Networks[key]
 		if n == nil {
-			d.fault(d.p.Services[d.order[0]].Pos, "", "undefined network %s", key)
+			d.fault(spec.Pos{}, "", "undefined network %s", key)
 			continue
 		}
 		have, there := d.haveNetworks[n.Name]
@@ -255,7 +257,7 @@ func (d *differ) planNetworks() {
 			d.networks[key] = d.add(Step{Verb: Create, Noun: NetworkNoun, Name: n.Name, Cause: cause})
 		case have.Project != d.p.Name:
 			d.warn("a network with name %s exists but was not created for project %q. Set `external: true` to use an existing network", n.Name, d.p.Name)
-		case have.Hash != n.Hash:
+		case have.Hash != "" && have.Hash != n.Hash:
 			var stopped []*node
 			for i := range d.s.Replicas {
 				r := &d.s.Replicas[i]
@@ -268,12 +270,12 @@ func (d *differ) planNetworks() {
 				}
 				stopped = append(stopped, d.stopFirst(r, fmt.Sprintf("network %s changes", n.Name)))
 			}
-			d.networks[key] = d.add(Step{Verb: Recreate, Noun: NetworkNoun, Name: n.Name, Cause: "changed" + at_(n.Pos)}, stopped...)
+			d.networks[key] = d.add(Step{Verb: Recreate, Noun: NetworkNoun, Name: n.Name, Cause: "changed" + where(n.Pos)}, stopped...)
 		}
 	}
 }
 
-func at_(p spec.Pos) string {
+func where(p spec.Pos) string {
 	if s := p.String(); s != "" {
 		return " (" + s + ")"
 	}
@@ -288,6 +290,29 @@ func (d *differ) renamed(key, name string) string {
 		}
 	}
 	return ""
+}
+
+// planRenamed removes networks whose key goes by another name now, when nothing
+// is left on them.
+func (d *differ) planRenamed() {
+	for _, key := range sortedKeys(d.networks) {
+		old := d.renamed(key, d.p.Networks[key].Name)
+		if old == "" || slices.ContainsFunc(slices.Collect(maps.Values(d.p.Networks)), func(n *spec.Network) bool { return n.Name == old }) {
+			continue
+		}
+		var gone []*node
+		used := false
+		for i := range d.s.Replicas {
+			r := &d.s.Replicas[i]
+			if slices.Contains(r.Networks, old) {
+				used = used || d.leaving[r.ID] == nil
+				gone = append(gone, d.leaving[r.ID])
+			}
+		}
+		if !used {
+			d.add(Step{Verb: Remove, Noun: NetworkNoun, Name: old, Cause: "renamed to " + d.p.Networks[key].Name}, gone...)
+		}
+	}
 }
 
 // holds tells whether a replica of that status has a machine, and so holds its
@@ -318,7 +343,7 @@ func (d *differ) planVolumes() {
 			}
 		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(used)) {
+	for _, key := range sortedKeys(used) {
 		v := d.p.Volumes[key]
 		if v == nil {
 			d.fault(spec.Pos{}, "", "undefined volume %s", key)
@@ -333,7 +358,7 @@ func (d *differ) planVolumes() {
 			d.volumes[key] = d.add(Step{Verb: Create, Noun: VolumeNoun, Name: v.Name, Cause: notFound(v.Pos)})
 		case have.Project != d.p.Name:
 			d.warn("volume %q already exists but was not created for project %q. Use `external: true` to use an existing volume", v.Name, d.p.Name)
-		case have.Hash == v.Hash:
+		case have.Hash == v.Hash || have.Hash == "": // not recorded: not ours to judge
 		case !d.opt.RecreateVolumes:
 			d.warn("volume %q exists but doesn't match configuration in compose file: it is kept as it is", v.Name)
 		default:
@@ -344,7 +369,7 @@ func (d *differ) planVolumes() {
 					stopped = append(stopped, d.stopFirst(r, fmt.Sprintf("volume %s changes", v.Name)))
 				}
 			}
-			d.volumes[key] = d.add(Step{Verb: Recreate, Noun: VolumeNoun, Name: v.Name, Cause: "changed" + at_(v.Pos), Destructive: true}, stopped...)
+			d.volumes[key] = d.add(Step{Verb: Recreate, Noun: VolumeNoun, Name: v.Name, Cause: "changed" + where(v.Pos), Destructive: true}, stopped...)
 		}
 	}
 }
@@ -498,7 +523,7 @@ func (d *differ) obsolete(svc *spec.Service, r *Replica, policy RecreatePolicy) 
 	if r.Status == StatusDead {
 		return "half made, or its machine crashed"
 	}
-	for _, key := range slices.Sorted(maps.Keys(svc.Networks)) {
+	for _, key := range sortedKeys(svc.Networks) {
 		if n := d.p.Networks[key]; n != nil && !slices.Contains(r.Networks, n.Name) {
 			return fmt.Sprintf("network %q changed", key)
 		}
@@ -541,7 +566,7 @@ func (d *differ) recreate(svc *spec.Service, r *Replica, name, cause string) *no
 // volumes, nothing else.
 func (d *differ) needs(svc *spec.Service) []*node {
 	out := []*node{d.image(svc)}
-	for _, key := range slices.Sorted(maps.Keys(svc.Networks)) {
+	for _, key := range sortedKeys(svc.Networks) {
 		out = append(out, d.networks[key])
 	}
 	for _, m := range svc.Mounts {
@@ -706,7 +731,7 @@ func (d *differ) planStart(svc *spec.Service) {
 				cause = "was stopped: " + stop.Cause
 			}
 			after = append(after, d.stops[r.ID])
-			for _, key := range slices.Sorted(maps.Keys(svc.Networks)) {
+			for _, key := range sortedKeys(svc.Networks) {
 				after = append(after, d.networks[key])
 			}
 			s.start = d.replica(Start, r, cause, after...)
@@ -715,6 +740,33 @@ func (d *differ) planStart(svc *spec.Service) {
 			s.start = d.add(Step{Verb: Start, Noun: ReplicaNoun, Name: s.name, Cause: "new", Service: s.service, Number: s.number}, after...)
 		}
 		first(s.made, s.start).need(d.released(svc, s)...)
+	}
+}
+
+// planRestarts starts what had to stop for a network or volume to be made anew
+// although it is not of a service in scope.
+func (d *differ) planRestarts() {
+	planned := make(map[string]bool, len(d.s.Replicas))
+	for _, slots := range d.slots {
+		for _, s := range slots {
+			if s.was != nil {
+				planned[s.was.ID] = true
+			}
+		}
+	}
+	for i := range d.s.Replicas {
+		r := &d.s.Replicas[i]
+		stop := d.stops[r.ID]
+		if stop == nil || planned[r.ID] || d.leaving[r.ID] != nil {
+			continue
+		}
+		after := []*node{stop}
+		for _, n := range d.nodes {
+			if n.Verb == Recreate && (n.Noun == NetworkNoun && slices.Contains(r.Networks, n.Name) || n.Noun == VolumeNoun && slices.Contains(r.Volumes, n.Name)) {
+				after = append(after, n)
+			}
+		}
+		d.replica(Start, r, "was stopped: "+stop.Cause, after...)
 	}
 }
 
@@ -744,7 +796,7 @@ func (d *differ) released(svc *spec.Service, s *slot) []*node {
 // conditions are the steps after which a service's dependencies are as it asks.
 func (d *differ) conditions(service string) []*node {
 	var out []*node
-	for _, dep := range slices.Sorted(maps.Keys(d.deps[service])) {
+	for _, dep := range sortedKeys(d.deps[service]) {
 		how := d.deps[service][dep]
 		for _, s := range d.slots[dep] {
 			out = append(out, d.condition(s, how, service))
@@ -832,7 +884,7 @@ func (d *differ) checkVolumes() {
 	}
 	for i := range d.s.Replicas {
 		r := &d.s.Replicas[i]
-		if planned[r.ID] || !holds(r.Status) || d.stops[r.ID] != nil || r.OneOff && d.scope[r.Service] {
+		if planned[r.ID] || !holds(r.Status) || d.leaving[r.ID] != nil || r.OneOff && d.scope[r.Service] {
 			continue
 		}
 		for _, v := range r.Volumes {
@@ -842,7 +894,7 @@ func (d *differ) checkVolumes() {
 		}
 	}
 	maps.DeleteFunc(users, func(_ string, u []use) bool { return len(u) < 2 })
-	for _, v := range slices.Sorted(maps.Keys(users)) {
+	for _, v := range sortedKeys(users) {
 		u := users[v]
 		i := slices.IndexFunc(u, func(o use) bool { return o.service != u[0].service })
 		if i < 0 {

@@ -1,7 +1,6 @@
 package planner
 
 import (
-	"maps"
 	"slices"
 
 	"github.com/stackvm/stack/spec"
@@ -104,7 +103,7 @@ func (b *builder) removeImages(observed State, desired *spec.Project, opt DownOp
 			note(s.Image, name, nil)
 		}
 	}
-	for _, ref := range slices.Sorted(maps.Keys(refs)) {
+	for _, ref := range sortedKeys(refs) {
 		b.add(Step{Verb: Remove, Noun: ImageNoun, Name: ref, Cause: "down --rmi " + opt.Images}, refs[ref]...)
 	}
 }

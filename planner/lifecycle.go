@@ -2,7 +2,6 @@ package planner
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/stackvm/stack/spec"
@@ -80,7 +79,7 @@ func StartAll(observed State, desired *spec.Project, project string, sel Selecti
 	slots := map[string][]*slot{}
 	for _, service := range order {
 		var needs []*node
-		for _, dep := range sortedServices(deps[service]) {
+		for _, dep := range sortedKeys(deps[service]) {
 			for _, s := range slots[dep] {
 				needs = append(needs, b.condition(s, deps[service][dep], service))
 			}
@@ -129,7 +128,7 @@ func RestartAll(observed State, desired *spec.Project, project string, sel Selec
 	for _, service := range order {
 		var needs []*node
 		follows := false
-		for _, dep := range sortedServices(deps[service]) {
+		for _, dep := range sortedKeys(deps[service]) {
 			if deps[service][dep].Restart {
 				needs = append(needs, steps[dep]...)
 				follows = follows || len(steps[dep]) > 0 && !sel.NoDeps
@@ -187,8 +186,4 @@ func dependencyOrder(observed State, desired *spec.Project) (dependencies, []str
 	deps = deps.acyclic()
 	order, _ := deps.order() // no cycle is left
 	return deps, order
-}
-
-func sortedServices(deps map[string]spec.Dependency) []string {
-	return slices.Sorted(maps.Keys(deps))
 }

@@ -188,10 +188,17 @@ func TestDiffConverges(t *testing.T) {
 			}
 		}
 		checkPlan(t, p)
-		checkNeeds(t, p, desired, state)
+		checkNeeds(t, p, desired, state, scope(desired, opt))
 		checkData(t, p, opt.RecreateVolumes, opt.RenewAnonymous, state)
 		after := planner.Apply(state, p, desired, now)
 		checkDesired(t, desired, after, opt)
+		in := scope(desired, opt)
+		for _, r := range state.Replicas { // what is not planned for is let be
+			now := replica(after, r.ID)
+			if !in[r.Service] && now.ID != "" && !opt.NoStart && r.Status == planner.StatusRunning && now.Status != planner.StatusRunning {
+				t.Fatalf("%s is %s\n%s", r.Name, now.Status, p)
+			}
+		}
 
 		again, err := planner.Diff(desired, after, opt)
 		if err != nil {
@@ -323,7 +330,7 @@ func checkDesired(t *rapid.T, p *spec.Project, s planner.State, opt planner.Opti
 
 // checkNeeds replays a plan with every step as late as its edges allow: what a
 // step uses must be there because of its edges, not because of luck.
-func checkNeeds(t *rapid.T, p planner.Plan, desired *spec.Project, s planner.State) {
+func checkNeeds(t *rapid.T, p planner.Plan, desired *spec.Project, s planner.State, in map[string]bool) {
 	t.Helper()
 	before := make([]map[int]bool, len(p.Steps)+1) // all that must have happened
 	for i, step := range p.Steps {
@@ -376,7 +383,13 @@ func checkNeeds(t *rapid.T, p planner.Plan, desired *spec.Project, s planner.Sta
 			must(step, planner.Create, planner.ReplicaNoun, step.Name)
 			must(step, planner.Recreate, planner.ReplicaNoun, step.Name)
 			must(step, planner.Stop, planner.ReplicaNoun, step.Name)
+			if !in[step.Service] {
+				continue // started again after a network was made anew, as it was
+			}
 			for dep, how := range svc.DependsOn {
+				if !in[dep] {
+					continue // --no-deps
+				}
 				for _, other := range p.Steps {
 					if other.Service != dep || other.Noun != planner.ReplicaNoun {
 						continue
