@@ -174,6 +174,12 @@ func TestFollowerMissesNothing(t *testing.T) {
 			switch rapid.IntRange(0, 5).Draw(rt, "step") {
 			case 0:
 				read()
+			case 2: // another machine, which counts from 1
+				if err := w.Begin(); err != nil {
+					rt.Fatal(err)
+				}
+				read()
+				seq, seen = 0, 0
 			case 1: // killed and restarted, with half a line
 				f, _ := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
 				f.WriteString(`{"lo`)
@@ -201,6 +207,40 @@ func TestFollowerMissesNothing(t *testing.T) {
 			rt.Fatalf("saw %d of %d", seen, seq)
 		}
 	})
+}
+
+func TestTailDoesNotCountMarkers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log.json")
+	w, err := OpenWriter(path, Default)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for machine := range 3 {
+		if err := w.Begin(); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 2 {
+			if err := w.Append(record(uint64(i+1), fmt.Sprint(machine, i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := w.Begin(); err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range []int{0, 1, 2, 3, 4, 5, 6, 6} {
+		got := readAll(t, open(t, path, Filter{Tail: n}))
+		if len(got) != want {
+			t.Errorf("tail %d gives %d records", n, len(got))
+		}
+		if want == 3 && got[0].Log != "1 1\n" {
+			t.Errorf("tail 3 begins with %q", got[0].Log)
+		}
+	}
+	if w.Last() != 0 {
+		t.Errorf("the new machine's last record is %d", w.Last())
+	}
 }
 
 func TestParseRotation(t *testing.T) {

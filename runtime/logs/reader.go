@@ -71,6 +71,9 @@ func (r *Reader) Next() (Record, error) {
 		if err != nil {
 			return Record{}, err
 		}
+		if isMarker(line) {
+			continue
+		}
 		rec, ok := parseRecord(line)
 		if !ok || rec.Time.Before(r.filter.Since) {
 			continue
@@ -263,13 +266,14 @@ func seekTail(files []*os.File, n int) (file int, off int64, err error) {
 	return 0, 0, nil
 }
 
-// tailOffset returns where the last n whole lines of f begin, and how many
-// there are if fewer.
+// tailOffset returns where the last n records of f begin, and how many there
+// are if fewer.
 func tailOffset(f io.ReaderAt, size int64, n int) (off int64, found int, err error) {
 	buf := make([]byte, readBlock)
-	lines := 0 // newlines seen, from the end
+	lines := 0 // whole lines seen, from the end
+	var last int64 = -1
 	for end := size; end > 0; {
-		start := max(0, end-int64(len(buf)))
+		start := max(0, end-readBlock)
 		b := buf[:end-start]
 		if _, err := f.ReadAt(b, start); err != nil && !errors.Is(err, io.EOF) {
 			return 0, 0, err
@@ -278,11 +282,38 @@ func tailOffset(f io.ReaderAt, size int64, n int) (off int64, found int, err err
 			if b[i] != '\n' {
 				continue
 			}
-			if lines++; lines > n {
-				return start + int64(i) + 1, n, nil
+			at := start + int64(i) + 1
+			if last >= 0 { // the line from here to the newline found before
+				marker, err := markerAt(f, at)
+				if err != nil {
+					return 0, 0, err
+				}
+				if !marker {
+					lines++
+				}
+				if lines == n {
+					return at, n, nil
+				}
 			}
+			last = at
 		}
 		end = start
 	}
-	return 0, lines, nil
+	if last < 0 {
+		return 0, 0, nil
+	}
+	marker, err := markerAt(f, 0)
+	if !marker {
+		lines++
+	}
+	return 0, lines, err
+}
+
+func markerAt(f io.ReaderAt, off int64) (bool, error) {
+	head := make([]byte, len(markerPrefix))
+	n, err := f.ReadAt(head, off)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return isMarker(head[:n]), err
 }

@@ -1,6 +1,7 @@
 package logs
 
 import (
+	"bytes"
 	"encoding/json"
 	"strconv"
 	"time"
@@ -88,6 +89,11 @@ func appendEscaped(b, line []byte) []byte {
 	}
 	return append(b, line[start:]...)
 }
+
+// markerPrefix starts the lines that Writer.Begin writes, which are no records.
+const markerPrefix = `{"boot":`
+
+func isMarker(line []byte) bool { return bytes.HasPrefix(line, []byte(markerPrefix)) }
 
 func parseRecord(line []byte) (Record, bool) {
 	var r Record

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/stackvm/stack/guest/wire"
 )
@@ -168,6 +169,27 @@ func (w *Writer) Append(records ...*wire.LogRecord) error {
 		close(w.changed)
 		w.changed = nil
 	}
+	return nil
+}
+
+// Begin marks the log for a new machine, whose records count from 1 again: the
+// last number in the files is always the present machine's.
+func (w *Writer) Begin() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.f == nil {
+		return fmt.Errorf("writing log %s: %w", w.path, fs.ErrClosed)
+	}
+	if w.size == 0 && w.last == 0 {
+		return nil // nothing of another machine is there
+	}
+	line := fmt.Appendf(nil, "%s%q}\n", markerPrefix, time.Now().UTC().Format(time.RFC3339Nano))
+	n, err := w.f.Write(line)
+	if err != nil {
+		return fmt.Errorf("writing log %s: %w", w.path, errors.Join(err, w.f.Truncate(w.size)))
+	}
+	w.size += int64(n)
+	w.last = 0
 	return nil
 }
 

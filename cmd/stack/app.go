@@ -1,0 +1,248 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/hashicorp/go-multierror"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/stackvm/stack/cmd/stack/render"
+	"github.com/stackvm/stack/spec"
+)
+
+// app is one run of the command: its streams and global flags.
+type app struct {
+	in  *os.File
+	out io.Writer
+	err io.Writer
+
+	load     spec.Options // files, name, profiles … of the global flags
+	progress string
+	ansi     string
+	debug    bool
+}
+
+// exitStatus ends the program with a status and no message: the command of exec
+// and run has said what there was to say.
+type exitStatus int
+
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// statusInterrupted is what a shell reports for SIGINT.
+const statusInterrupted exitStatus = 130
+
+// failure is an error with an exit status of its own.
+type failure struct {
+	error
+	status exitStatus
+}
+
+// run executes the command line and returns the exit status.
+func run(args []string) int {
+	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr}
+	root := a.root()
+	root.SetArgs(args)
+	return a.report(root.ExecuteContext(context.Background()))
+}
+
+// report prints an error and turns it into an exit status.
+func (a *app) report(err error) int {
+	var status exitStatus
+	var failed failure
+	var many *multierror.Error
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status):
+		return int(status)
+	case errors.Is(err, context.Canceled):
+		return int(statusInterrupted)
+	case errors.As(err, &many):
+		for _, e := range many.Errors {
+			fmt.Fprintln(a.err, e)
+		}
+		return 1
+	}
+	fmt.Fprintln(a.err, err)
+	if errors.As(err, &failed) {
+		return int(failed.status)
+	}
+	return 1
+}
+
+// action is what a command does with its arguments.
+type action func(ctx context.Context, args []string) error
+
+// interruptible runs do with a context that ends with Ctrl-C or SIGTERM.
+func interruptible(do action) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		return do(ctx, args)
+	}
+}
+
+// root builds the command tree.
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "stack",
+		Short:         "Run compose projects, every service in its own micro-VM",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("unknown command %q: see stack --help", args[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetIn(a.in)
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	// As in docker compose: what follows the command belongs to the command.
+	root.Flags().SetInterspersed(false)
+	root.TraverseChildren = true
+
+	f := root.PersistentFlags()
+	f.SortFlags = false
+	f.StringArrayVarP(&a.load.Files, "file", "f", nil, "compose configuration `file`, repeatable; - is standard input")
+	f.StringVarP(&a.load.ProjectName, "project-name", "p", "", "project `name`")
+	f.StringVar(&a.load.ProjectDirectory, "project-directory", "", "`directory` that relative paths start from (default: of the first file)")
+	f.StringArrayVar(&a.load.Profiles, "profile", nil, "enable a `profile`, repeatable")
+	f.StringArrayVar(&a.load.EnvFiles, "env-file", nil, "environment `file`, repeatable")
+	f.BoolVar(&a.load.Compatibility, "compatibility", false, "name containers as compose version 1 did")
+	f.StringVar(&a.progress, "progress", "", "`type` of progress output: auto, tty, plain, json, quiet")
+	f.StringVar(&a.ansi, "ansi", "", "when to print ANSI control characters: never, always, auto")
+	f.BoolVar(&a.debug, "debug", false, "print what the program does, to standard error")
+
+	root.AddGroup(
+		&cobra.Group{ID: groupProject, Title: "Projects:"},
+		&cobra.Group{ID: groupReplica, Title: "Containers:"},
+		&cobra.Group{ID: groupSystem, Title: "System:"},
+	)
+	for group, commands := range map[string][]*cobra.Command{
+		groupProject: {a.up(), a.down(), a.start(), a.stop(), a.restart(), a.rm(), a.pull(), a.plan(), a.config(), a.ls()},
+		groupReplica: {a.ps(), a.logs(), a.exec(), a.run(), a.kill(), a.cp(), a.top(), a.port(), a.events(), a.images()},
+		groupSystem:  {a.doctor(), a.version(), a.system()},
+	} {
+		for _, c := range commands {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	root.CompletionOptions.HiddenDefaultCmd = false
+	root.SetHelpCommandGroupID(groupSystem)
+	root.SetCompletionCommandGroupID(groupSystem)
+	return root
+}
+
+// Groups of the help text.
+const (
+	groupProject = "project"
+	groupReplica = "replica"
+	groupSystem  = "system"
+)
+
+// project loads the compose files for the services a command is about. Its
+// warnings go to standard error.
+func (a *app) project(ctx context.Context, services []string) (*spec.Project, error) {
+	o := a.load
+	o.Services = services
+	return a.loadProject(ctx, o)
+}
+
+func (a *app) loadProject(ctx context.Context, o spec.Options) (*spec.Project, error) {
+	var err error
+	if o.HashKey, err = a.hashKey(); err != nil {
+		return nil, err
+	}
+	p, warnings, err := spec.Load(ctx, o)
+	for _, w := range warnings {
+		fmt.Fprintln(a.err, "warning:", w)
+	}
+	return p, err
+}
+
+// projectOrName is project for commands that make nothing new and also work from
+// what was recorded: with a name and no file, the project is nil.
+func (a *app) projectOrName(ctx context.Context, services []string) (*spec.Project, string, error) {
+	name := a.load.ProjectName
+	if name == "" {
+		name = os.Getenv("COMPOSE_PROJECT_NAME")
+	}
+	o := a.load
+	o.Services, o.NamesOnly = services, true
+	p, err := a.loadProject(ctx, o)
+	switch {
+	case err == nil:
+		return p, p.Name, nil
+	case errors.Is(err, spec.ErrNoFile) && name != "":
+		return nil, name, nil
+	}
+	return nil, "", err
+}
+
+// colour reports whether w may get ANSI control characters.
+func (a *app) colour(w io.Writer) bool {
+	mode := a.ansi
+	if mode == "" {
+		mode = os.Getenv("COMPOSE_ANSI")
+	}
+	switch {
+	case os.Getenv("NO_COLOR") != "" || mode == "never":
+		return false
+	case mode == "always" || os.Getenv("CLICOLOR_FORCE") != "":
+		return true
+	}
+	return isTerminal(w) && os.Getenv("TERM") != "dumb"
+}
+
+// progressOut is where progress goes, and newProgress how it looks there.
+func (a *app) progressOut() io.Writer {
+	if v := os.Getenv("COMPOSE_STATUS_STDOUT"); v != "" && v != "0" && v != "false" {
+		return a.out
+	}
+	return a.err
+}
+
+func (a *app) newProgress(operation string, dryRun bool) (render.Progress, error) {
+	arg := a.progress
+	if arg == "" {
+		arg = os.Getenv("COMPOSE_PROGRESS")
+	}
+	mode, err := render.ParseMode(arg)
+	if err != nil {
+		return nil, err
+	}
+	out := a.progressOut()
+	if mode == render.ModeAuto {
+		mode = render.ModePlain
+		if isTerminal(out) && a.colour(out) {
+			mode = render.ModeTTY
+		}
+	}
+	return render.NewProgress(mode, out, operation, dryRun, func() (int, int) { return terminalSize(out) }), nil
+}
+
+func isTerminal(w any) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// terminalSize returns a terminal's width and height, or those of a classic one.
+func terminalSize(w any) (width, height int) {
+	if f, ok := w.(*os.File); ok {
+		if width, height, err := term.GetSize(int(f.Fd())); err == nil && width > 0 && height > 0 {
+			return width, height
+		}
+	}
+	return 80, 24
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stackvm/stack/guest/wire"
+	"github.com/stackvm/stack/runtime/api"
+)
+
+func (a *app) exec() *cobra.Command {
+	var (
+		e     wire.Exec
+		index int
+		noTTY bool
+	)
+	c := &cobra.Command{
+		Use:   "exec SERVICE COMMAND [ARG...]",
+		Short: "Run a command in a running container",
+		Args:  cobra.MinimumNArgs(2),
+		RunE: interruptible(func(ctx context.Context, args []string) error {
+			_, name, err := a.projectOrName(ctx, nil)
+			if err != nil {
+				return err
+			}
+			c, err := a.connect(ctx)
+			if err != nil {
+				return err
+			}
+			if e.Env, err = fromEnvironment(e.Env); err != nil {
+				return err
+			}
+			e.Args = args[1:]
+			e.Stdin = !e.Detach
+			e.TTY = !noTTY && !e.Detach && isTerminal(a.in) && isTerminal(a.out)
+			if e.TTY {
+				e.Size = windowSize(a.out)
+			}
+			conn, err := c.Exec(ctx, api.Exec{Select: api.Select{Project: name, Services: args[:1], Index: index}, Exec: e})
+			if err != nil || e.Detach {
+				return commandFailure(err)
+			}
+			s := session{conn: conn, tty: e.TTY, stdin: a.in, out: a.out, err: a.err}
+			return status(s.run(ctx))
+		}),
+	}
+	f := c.Flags()
+	f.SetInterspersed(false)
+	f.BoolVarP(&e.Detach, "detach", "d", false, "run the command in the background")
+	f.StringArrayVarP(&e.Env, "env", "e", nil, "set an environment variable (`KEY=VALUE`, or KEY to pass it on)")
+	f.IntVar(&index, "index", 0, "`number` of the container if the service has several")
+	f.BoolVarP(&noTTY, "no-tty", "T", false, "do not allocate a terminal (default: one if standard input and output are terminals)")
+	f.BoolVar(&e.Privileged, "privileged", false, "give the process extended privileges")
+	f.StringVarP(&e.User, "user", "u", "", "run the command as this `user`")
+	f.StringVarP(&e.WorkingDir, "workdir", "w", "", "`directory` to run the command in")
+	return c
+}
+
+// commandFailure gives a command that cannot be run docker's exit status for it.
+func commandFailure(err error) error {
+	if e, ok := err.(*api.Error); ok && e.Code == api.CodeCommand && e.ExitCode != 0 { //nolint:errorlint // never wrapped: it comes from the client
+		return failure{e, exitStatus(e.ExitCode)}
+	}
+	return err
+}
+
+// fromEnvironment completes variables that have no value from this process's.
+func fromEnvironment(vars []string) ([]string, error) {
+	var complete []string
+	for _, v := range vars {
+		key, _, ok := strings.Cut(v, "=")
+		if key == "" {
+			return nil, fmt.Errorf("invalid environment variable %q: should be KEY=VALUE", v)
+		}
+		if !ok {
+			value, set := os.LookupEnv(key)
+			if !set {
+				continue
+			}
+			v = key + "=" + value
+		}
+		complete = append(complete, v)
+	}
+	return complete, nil
+}
+
+// proxied are the signals that run hands to its command.
+var proxied = []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2}

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+
+	"github.com/stackvm/stack/runtime/api"
+	"github.com/stackvm/stack/runtime/config"
+	"github.com/stackvm/stack/runtime/image"
+	"github.com/stackvm/stack/runtime/image/registry"
+	"github.com/stackvm/stack/runtime/state"
+	"github.com/stackvm/stack/spec"
+)
+
+func (a *app) dirs() (config.Dirs, error) { return config.FindDirs() }
+
+// store is what is recorded; reading it starts nothing.
+func (a *app) store() (*state.Store, error) {
+	dirs, err := a.dirs()
+	if err != nil {
+		return nil, err
+	}
+	return state.Open(dirs.State), nil
+}
+
+// hashKey keys the hashes of services.
+func (a *app) hashKey() ([]byte, error) {
+	store, err := a.store()
+	if err != nil {
+		return nil, err
+	}
+	return store.HashKey()
+}
+
+// settings is the user's configuration.
+func (a *app) settings() (config.Dirs, *config.Config, error) {
+	dirs, err := a.dirs()
+	if err != nil {
+		return dirs, nil, err
+	}
+	c, err := config.Load(dirs.Config)
+	return dirs, c, err
+}
+
+// imageStore opens the images; the caller closes it.
+func (a *app) imageStore() (*image.Store, error) {
+	dirs, c, err := a.settings()
+	if err != nil {
+		return nil, err
+	}
+	return image.Open(imagesDir(dirs), image.Options{Config: c})
+}
+
+// registry finds what the supervisor needs to pull a project's images and
+// cannot find itself: docker's credentials and this environment's proxies.
+func (a *app) registry(p *spec.Project) (api.Registry, error) {
+	_, c, err := a.settings()
+	if err != nil {
+		return api.Registry{}, err
+	}
+	var repos []registry.Repository
+	for _, s := range p.Services {
+		if s.Build && s.Image == "" {
+			continue
+		}
+		ref, err := image.ParseRef(s.Image)
+		if err != nil {
+			continue // the pull says so, with the place in the file
+		}
+		repos = append(repos, ref.Repo)
+	}
+	found, err := registry.FindCredentials(context.Background(), authn.DefaultKeychain, c, repos)
+	if err != nil {
+		return api.Registry{}, err
+	}
+	r := api.Registry{
+		Auth:       map[string]api.Credentials{},
+		HTTPProxy:  firstEnv("HTTP_PROXY", "http_proxy"),
+		HTTPSProxy: firstEnv("HTTPS_PROXY", "https_proxy"),
+		NoProxy:    firstEnv("NO_PROXY", "no_proxy"),
+	}
+	for host, auth := range found {
+		r.Auth[host] = api.Credentials{Username: auth.Username, Password: auth.Password, IdentityToken: auth.IdentityToken, RegistryToken: auth.RegistryToken}
+	}
+	return r, nil
+}
+
+func firstEnv(names ...string) string {
+	for _, n := range names {
+		if v := os.Getenv(n); v != "" {
+			return v
+		}
+	}
+	return ""
+}

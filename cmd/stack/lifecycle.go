@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stackvm/stack/cmd/stack/render"
+	"github.com/stackvm/stack/planner"
+	"github.com/stackvm/stack/runtime/api"
+)
+
+// change carries out a command on a project that may have no file: the
+// supervisor then goes by what it recorded.
+func (a *app) change(ctx context.Context, services []string, change api.Apply) error {
+	p, name, err := a.projectOrName(ctx, services)
+	if err != nil {
+		return err
+	}
+	c, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	change.Name, change.Project = name, p
+	return a.apply(ctx, c, change, nil)
+}
+
+func (a *app) down() *cobra.Command {
+	var o planner.DownOptions
+	timeout := newTimeout()
+	c := &cobra.Command{
+		Use:   "down [SERVICE...]",
+		Short: "Stop and remove containers and networks",
+		RunE: interruptible(func(ctx context.Context, services []string) error {
+			o.Services, o.Timeout = services, timeout.value()
+			// -v is the user's word that the volumes go.
+			return a.change(ctx, nil, api.Apply{Command: api.Down, Down: o, Confirm: api.ConfirmAll})
+		}),
+	}
+	f := c.Flags()
+	f.BoolVarP(&o.Volumes, "volumes", "v", false, "remove the volumes that the compose file declares, and anonymous ones")
+	f.BoolVar(&o.RemoveOrphans, "remove-orphans", envBool("COMPOSE_REMOVE_ORPHANS"), "remove containers of services that are not in the compose file")
+	timeout.add(c)
+	return c
+}
+
+func (a *app) stop() *cobra.Command {
+	timeout := newTimeout()
+	c := &cobra.Command{
+		Use:   "stop [SERVICE...]",
+		Short: "Stop services",
+		RunE: interruptible(func(ctx context.Context, services []string) error {
+			return a.change(ctx, services, api.Apply{Command: api.Stop, Selection: planner.Selection{Services: services, Timeout: timeout.value()}})
+		}),
+	}
+	timeout.add(c)
+	return c
+}
+
+func (a *app) start() *cobra.Command {
+	return &cobra.Command{
+		Use:   "start [SERVICE...]",
+		Short: "Start services",
+		RunE: interruptible(func(ctx context.Context, services []string) error {
+			return a.change(ctx, services, api.Apply{Command: api.Start, Selection: planner.Selection{Services: services}})
+		}),
+	}
+}
+
+func (a *app) restart() *cobra.Command {
+	timeout := newTimeout()
+	var sel planner.Selection
+	c := &cobra.Command{
+		Use:   "restart [SERVICE...]",
+		Short: "Restart services",
+		RunE: interruptible(func(ctx context.Context, services []string) error {
+			sel.Services, sel.Timeout = services, timeout.value()
+			return a.change(ctx, services, api.Apply{Command: api.Restart, Selection: sel})
+		}),
+	}
+	c.Flags().BoolVar(&sel.NoDeps, "no-deps", false, "do not restart services that depend on these")
+	timeout.add(c)
+	return c
+}
+
+func (a *app) rm() *cobra.Command {
+	var sel planner.Selection
+	var force bool
+	c := &cobra.Command{
+		Use:   "rm [SERVICE...]",
+		Short: "Remove stopped containers",
+		RunE: interruptible(func(ctx context.Context, services []string) error {
+			p, name, err := a.projectOrName(ctx, services)
+			if err != nil {
+				return err
+			}
+			c, err := a.connect(ctx)
+			if err != nil {
+				return err
+			}
+			sel.Services = services
+			change := api.Apply{Command: api.Remove, Name: name, Project: p, Selection: sel, Confirm: api.ConfirmAll}
+			if !force {
+				preview := change
+				preview.DryRun = true
+				var names []string
+				for e, err := range c.Apply(ctx, preview) {
+					if err != nil {
+						return err
+					}
+					if e.Kind != api.EventPlan {
+						continue
+					}
+					for _, s := range e.Plan.Steps {
+						if s.Verb == planner.Remove && s.Noun == planner.ReplicaNoun {
+							names = append(names, s.Name)
+						}
+					}
+				}
+				if len(names) == 0 {
+					fmt.Fprintln(a.err, "No stopped containers")
+					return nil
+				}
+				fmt.Fprintf(a.err, "Going to remove %s\n", strings.Join(names, ", "))
+				if yes, err := a.ask(ctx, "Are you sure?"); err != nil || !yes {
+					return err
+				}
+			}
+			return a.apply(ctx, c, change, nil)
+		}),
+	}
+	f := c.Flags()
+	f.BoolVarP(&force, "force", "f", false, "do not ask")
+	f.BoolVarP(&sel.Stop, "stop", "s", false, "stop the containers first, if required")
+	f.BoolVarP(&sel.Volumes, "volumes", "v", false, "remove the anonymous volumes of the containers")
+	return c
+}
+
+func (a *app) kill() *cobra.Command {
+	var sig string
+	c := &cobra.Command{
+		Use:   "kill [SERVICE...]",
+		Short: "Send a signal to the processes of services, SIGKILL unless another is named",
+		RunE: interruptible(func(ctx context.Context, services []string) error {
+			_, name, err := a.projectOrName(ctx, services)
+			if err != nil {
+				return err
+			}
+			c, err := a.connect(ctx)
+			if err != nil {
+				return err
+			}
+			killed, err := c.Kill(ctx, api.Kill{Select: api.Select{Project: name, Services: services}, Signal: sig})
+			if err != nil {
+				return err
+			}
+			p, err := a.newProgress("kill", false)
+			if err != nil {
+				return err
+			}
+			defer p.Close()
+			for _, r := range killed {
+				p.On(render.Event{ID: "Container " + r.Name, Status: render.Done, Text: "Killed"})
+			}
+			return nil
+		}),
+	}
+	c.Flags().StringVarP(&sig, "signal", "s", "SIGKILL", "`signal` to send")
+	return c
+}
+
+// timeout is the flag -t, which knows whether it was given.
+type timeout struct {
+	seconds int
+	cmd     *cobra.Command
+}
+
+func newTimeout() *timeout { return &timeout{} }
+
+func (t *timeout) add(c *cobra.Command) {
+	t.cmd = c
+	c.Flags().IntVarP(&t.seconds, "timeout", "t", 0, "shutdown timeout in `seconds` (default: the service's stop_grace_period, or 10)")
+}
+
+func (t *timeout) value() *time.Duration {
+	if !t.cmd.Flags().Changed("timeout") {
+		return nil
+	}
+	d := time.Duration(t.seconds) * time.Second
+	return &d
+}

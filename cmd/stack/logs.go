@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stackvm/stack/cmd/stack/render"
+	"github.com/stackvm/stack/runtime/api"
+)
+
+func (a *app) logs() *cobra.Command {
+	var follow, timestamps, noColour, noPrefix bool
+	var tail, since, until string
+	var index int
+	c := &cobra.Command{
+		Use:   "logs [SERVICE...]",
+		Short: "View output from containers",
+		RunE: interruptible(func(ctx context.Context, services []string) error {
+			q := api.LogQuery{Follow: follow}
+			var err error
+			if q.Tail, err = parseTail(tail); err != nil {
+				return err
+			}
+			now := time.Now()
+			if q.Since, err = parseTime(since, now); err != nil {
+				return fmt.Errorf("--since: %w", err)
+			}
+			if q.Until, err = parseTime(until, now); err != nil {
+				return fmt.Errorf("--until: %w", err)
+			}
+			p, name, err := a.projectOrName(ctx, nil)
+			if err != nil {
+				return err
+			}
+			replicas, err := a.replicas(ctx, services)
+			if err != nil {
+				return err
+			}
+			q.Select = api.Select{Project: name, Services: services, Index: index}
+			var names []string
+			for _, r := range replicas {
+				names = append(names, displayName(p, r.Name))
+			}
+			slices.Sort(names)
+			// All goes to standard output, as with docker compose: scripts pipe it.
+			printer := render.NewLogPrinter(a.out, a.out, names)
+			printer.NoPrefix = noPrefix
+			printer.Colour = !noColour && a.colour(a.out)
+			for e, err := range a.logEntries(ctx, q, replicas) {
+				if err != nil {
+					return err
+				}
+				if e.Mark != nil {
+					if follow && e.Mark.Exited {
+						printer.Note(displayName(p, e.Replica), fmt.Sprintf("exited with code %d", e.Mark.ExitCode))
+					}
+					continue
+				}
+				stamp := ""
+				if timestamps {
+					stamp = e.Time.UTC().Format(time.RFC3339Nano)
+				}
+				printer.Print(displayName(p, e.Replica), e.Stream == "stderr", stamp, []byte(e.Log))
+			}
+			return nil
+		}),
+	}
+	f := c.Flags()
+	f.BoolVarP(&follow, "follow", "f", false, "follow the output")
+	f.StringVarP(&tail, "tail", "n", "all", "`number` of lines to show from the end of each container's log, or all")
+	f.BoolVarP(&timestamps, "timestamps", "t", false, "show timestamps")
+	f.StringVar(&since, "since", "", "show logs since a `time` (2013-01-02T13:23:37Z) or duration ago (42m)")
+	f.StringVar(&until, "until", "", "show logs before a `time` (2013-01-02T13:23:37Z) or duration ago (42m)")
+	f.BoolVar(&noColour, "no-color", false, "monochrome output")
+	f.BoolVar(&noPrefix, "no-log-prefix", false, "print no prefix")
+	f.IntVar(&index, "index", 0, "`number` of the container if the service has several")
+	return c
+}
+
+// parseTail reads the argument of --tail; all is -1.
+func parseTail(s string) (int, error) {
+	if s == "all" || s == "" {
+		return -1, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		return 0, fmt.Errorf("--tail %q: should be a number or all", s)
+	}
+	return n, nil
+}
+
+// parseTime reads a moment: a time, a date, Unix seconds, or a duration before
+// now. Empty is the zero time.
+func parseTime(s string, now time.Time) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(s); err == nil {
+		return now.Add(-d), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02T15:04", "2006-01-02T15", "2006-01-02Z07:00", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	if seconds, err := strconv.ParseFloat(s, 64); err == nil && seconds >= 0 && seconds < 1e11 {
+		return time.Unix(0, int64(seconds*1e9)), nil
+	}
+	return time.Time{}, fmt.Errorf("%q is no time (2013-01-02T13:23:37Z), no Unix time and no duration (42m)", s)
+}

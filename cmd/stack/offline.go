@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+
+	"github.com/stackvm/stack/planner"
+	"github.com/stackvm/stack/runtime/api"
+	"github.com/stackvm/stack/runtime/logs"
+	"github.com/stackvm/stack/runtime/state"
+	"github.com/stackvm/stack/runtime/supervisor"
+	"github.com/stackvm/stack/runtime/volume"
+)
+
+// planOffline is up's plan without a supervisor: what is recorded is what there
+// is.
+func (a *app) planOffline(change api.Apply) (planner.Plan, error) {
+	dirs, err := a.dirs()
+	if err != nil {
+		return planner.Plan{}, err
+	}
+	images, err := a.imageStore()
+	if err != nil {
+		return planner.Plan{}, err
+	}
+	defer images.Close()
+	st, err := supervisor.ObserveFiles(state.Open(dirs.State), volume.Open(volumesDir(dirs), nil), images, change.Name, change.Project)
+	if err != nil {
+		return planner.Plan{}, err
+	}
+	plan, err := planner.Diff(change.Project, st, change.Options)
+	for _, w := range plan.Warnings {
+		fmt.Fprintln(a.err, "warning:", w)
+	}
+	return plan, err
+}
+
+// logEntries reads logs from the supervisor, which knows what is still to come,
+// or without one from the files.
+func (a *app) logEntries(ctx context.Context, q api.LogQuery, replicas []*state.Replica) iter.Seq2[api.LogEntry, error] {
+	c, err := a.dial(ctx)
+	switch {
+	case err == nil:
+		return c.Logs(ctx, q)
+	case !errors.Is(err, api.ErrNoSupervisor):
+		return func(yield func(api.LogEntry, error) bool) { yield(api.LogEntry{}, err) }
+	}
+	return func(yield func(api.LogEntry, error) bool) {
+		store, err := a.store()
+		if err != nil {
+			yield(api.LogEntry{}, err)
+			return
+		}
+		var readers []*logs.Reader
+		defer func() {
+			for _, r := range readers {
+				r.Close()
+			}
+		}()
+		var read []*state.Replica
+		for _, r := range replicas {
+			if q.Index != 0 && r.Number != q.Index {
+				continue
+			}
+			reader, err := logs.Open(store.LogPath(r.ID), logs.Filter{Since: q.Since, Until: q.Until, Tail: q.Tail})
+			if err != nil {
+				if errors.Is(err, os.ErrNotExist) {
+					continue // it never ran
+				}
+				yield(api.LogEntry{}, err)
+				return
+			}
+			readers, read = append(readers, reader), append(read, r)
+		}
+		for rec, err := range logs.Merge(readers) {
+			if err != nil {
+				yield(api.LogEntry{}, err)
+				return
+			}
+			r := read[rec.Reader]
+			if !yield(api.LogEntry{Replica: r.Name, Service: r.Service, Number: r.Number, Record: rec.Record}, nil) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,253 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/stackvm/stack/guest"
+	"github.com/stackvm/stack/network"
+	"github.com/stackvm/stack/runtime/api"
+	"github.com/stackvm/stack/runtime/config"
+	"github.com/stackvm/stack/runtime/doctor"
+	"github.com/stackvm/stack/runtime/image"
+	"github.com/stackvm/stack/runtime/image/registry"
+	"github.com/stackvm/stack/runtime/keeper"
+	"github.com/stackvm/stack/runtime/machine/qemu"
+	"github.com/stackvm/stack/runtime/sandbox"
+	"github.com/stackvm/stack/runtime/share"
+	"github.com/stackvm/stack/runtime/state"
+	"github.com/stackvm/stack/runtime/supervisor"
+	"github.com/stackvm/stack/runtime/volume"
+)
+
+// The arguments with which this binary becomes its other processes.
+var (
+	keeperArgs     = []string{"system", "keeper"}
+	supervisorArgs = []string{"system", "supervisor"}
+)
+
+// reexecuted turns this process into a sandboxed one if it was started for that.
+func reexecuted() {
+	sandbox.MaybeRun()
+	share.MaybeRun()
+}
+
+// dial connects to the supervisor if one runs; connect starts one.
+func (a *app) dial(ctx context.Context) (*api.Client, error) {
+	dirs, err := a.dirs()
+	if err != nil {
+		return nil, err
+	}
+	return keeper.Dial(ctx, dirs)
+}
+
+func (a *app) connect(ctx context.Context) (*api.Client, error) {
+	dirs, err := a.dirs()
+	if err != nil {
+		return nil, err
+	}
+	return keeper.Connect(ctx, dirs, keeperArgs)
+}
+
+// keeperProcess and supervisorProcess are not for people.
+func (a *app) keeperProcess() *cobra.Command {
+	return &cobra.Command{
+		Use: "keeper", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			dirs, err := a.dirs()
+			if err != nil {
+				return err
+			}
+			return keeper.Main(dirs, supervisorArgs)
+		},
+	}
+}
+
+func (a *app) supervisorProcess() *cobra.Command {
+	return &cobra.Command{
+		Use: "supervisor", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return a.supervise() },
+	}
+}
+
+// supervise assembles a supervisor from this host's parts and runs it.
+func (a *app) supervise() error {
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGTERM)
+	unix.Umask(0o077)
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("process", "supervisor", "pid", os.Getpid())
+	link, held, err := keeper.Attach()
+	if err != nil {
+		return err
+	}
+	defer link.Close()
+	dirs, settings, err := a.settings()
+	if err != nil {
+		return err
+	}
+	token, err := api.MakeToken(filepath.Join(dirs.State, keeper.Token))
+	if err != nil {
+		return err
+	}
+	listener, err := net.FileListener(held[keeper.Listener])
+	if err != nil {
+		return fmt.Errorf("listening for commands: %w", err)
+	}
+	delete(held, keeper.Listener)
+
+	images, err := image.Open(imagesDir(dirs), image.Options{Config: settings, Log: log})
+	if err != nil {
+		return err
+	}
+	defer images.Close()
+	fabric := network.New(network.Options{Log: log})
+	driver := qemu.New(qemuOptions(dirs, settings, log))
+	template := volume.NewTemplate(func() (string, string, error) {
+		g, err := guest.Find(os.Getenv)
+		if err != nil {
+			return "", "", err
+		}
+		return g.Ext4Template, g.Digest, nil
+	}, filepath.Join(dirs.State, "cache"))
+
+	s, err := supervisor.New(supervisor.Options{
+		State: state.Open(dirs.State), Driver: driver, Images: images,
+		Volumes: volume.Open(volumesDir(dirs), template), Scratch: template,
+		Shares: supervisor.HostShares{}, Fabric: fabric, Keeper: link, Held: held, Log: log,
+		Guest: func() (supervisor.Guest, error) {
+			g, err := guest.Find(os.Getenv)
+			if err != nil {
+				return supervisor.Guest{}, err
+			}
+			return supervisor.Guest{Kernel: g.Kernel, Initramfs: g.Initramfs, Digest: g.Digest}, nil
+		},
+		Release:   credentials,
+		MemoryMiB: int(settings.Memory >> 20),
+		Handover:  link.Exec,
+		Build:     api.ThisBuild(),
+	})
+	if err != nil {
+		return err
+	}
+	serving := make(chan error, 1)
+	go func() { serving <- s.Serve(listener.(*net.UnixListener), token) }() // ends with s
+	select {
+	case err = <-serving: // idle for long enough, handed over, or broken
+	case <-ended:
+		s.EndAll(context.Background())
+	}
+	err = errors.Join(err, s.Close())
+	if !s.HandedOver() {
+		err = errors.Join(err, link.End())
+	}
+	return err
+}
+
+// credentials turns what a command line found in its environment into what a
+// pull takes.
+func credentials(r api.Registry) (authn.Keychain, func(*http.Request) (*url.URL, error)) {
+	c := registry.Credentials{}
+	for host, a := range r.Auth {
+		c[host] = authn.AuthConfig{Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken}
+	}
+	return c, config.Proxy{HTTP: r.HTTPProxy, HTTPS: r.HTTPSProxy, NoProxy: r.NoProxy}.Func()
+}
+
+func imagesDir(d config.Dirs) string  { return filepath.Join(d.Data, "images") }
+func volumesDir(d config.Dirs) string { return filepath.Join(d.Data, "volumes") }
+
+func qemuOptions(dirs config.Dirs, settings *config.Config, log *slog.Logger) qemu.Options {
+	o := qemu.Options{CacheDir: filepath.Join(dirs.State, "cache"), Log: log}
+	if settings.Accel != config.AccelAuto {
+		o.Accel = qemu.Accel(settings.Accel)
+	}
+	return o
+}
+
+// host is this machine as doctor asks about it.
+func (a *app) host() doctor.Host {
+	dirs, settings, settingsErr := a.settings()
+	if settings == nil {
+		settings = &config.Config{}
+	}
+	driver := qemu.New(qemuOptions(dirs, settings, nil))
+	h := doctor.Host{
+		Files:  os.DirFS("/"),
+		Getenv: os.Getenv,
+		OpenKVM: func() error {
+			f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+			if err == nil {
+				f.Close()
+			}
+			return err
+		},
+		QEMU: func(ctx context.Context) (string, error) {
+			b, err := driver.Find(ctx)
+			return b.Version, err
+		},
+		Accel: func(ctx context.Context) (string, string, error) {
+			g, err := guest.Find(os.Getenv)
+			if err != nil {
+				return "", "", err
+			}
+			v, err := driver.Verdict(ctx, g.Kernel, g.Initramfs)
+			return string(v.Accel), v.Reason, err
+		},
+		Guest: func() (string, string, error) {
+			g, err := guest.Find(os.Getenv)
+			if err != nil {
+				return "", "", err
+			}
+			return g.Digest, g.Dir, nil
+		},
+		FreeBytes: func() (int64, string, error) { return freeBytes(dirs.Data) },
+		Landlock:  sandbox.ABI,
+		Settings: func() ([]doctor.Setting, error) {
+			var all []doctor.Setting
+			for _, v := range settings.Values() {
+				all = append(all, doctor.Setting(v))
+			}
+			return all, settingsErr
+		},
+		Registries: []string{config.DockerHub},
+		Reach: func(ctx context.Context, host string) error {
+			client := registry.New(registry.Options{Config: settings})
+			defer client.Close()
+			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			return client.Ping(ctx, host)
+		},
+	}
+	return h
+}
+
+// freeBytes is the space left for the user in dir, or where dir will be made.
+func freeBytes(dir string) (int64, string, error) {
+	for {
+		var st unix.Statfs_t
+		err := unix.Statfs(dir, &st)
+		if err == nil {
+			return int64(st.Bavail) * int64(st.Bsize), dir, nil
+		}
+		parent := filepath.Dir(dir)
+		if !errors.Is(err, fs.ErrNotExist) || parent == dir {
+			return 0, dir, fmt.Errorf("looking at the space in %s: %w", dir, err)
+		}
+		dir = parent
+	}
+}

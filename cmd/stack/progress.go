@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+
+	"github.com/stackvm/stack/cmd/stack/render"
+	"github.com/stackvm/stack/planner"
+	"github.com/stackvm/stack/runtime/api"
+)
+
+// nouns are compose's words for the plan's nouns.
+var nouns = map[planner.Noun]string{
+	planner.ImageNoun:   "Image",
+	planner.NetworkNoun: "Network",
+	planner.VolumeNoun:  "Volume",
+	planner.ReplicaNoun: "Container",
+}
+
+// follow shows the events of a change until it is done. observe, which may be
+// nil, sees each event first; it returns false to have it not shown.
+func (a *app) follow(p render.Progress, events iter.Seq2[api.Event, error], observe func(api.Event) bool) error {
+	for e, err := range events {
+		if err != nil {
+			p.Fail(err)
+			return err
+		}
+		if observe != nil && !observe(e) {
+			continue
+		}
+		switch e.Kind {
+		case api.EventQueued:
+			p.On(render.Event{ID: "Project", Status: render.Working, Text: "Queued", Details: e.Text})
+		case api.EventWarning:
+			fmt.Fprintln(a.err, "warning:", e.Text)
+		case api.EventStep:
+			p.On(stepEvent(e.Step))
+		case api.EventProgress:
+			p.On(pullEvent(e.Progress))
+		case api.EventPlan, api.EventCreated, api.EventDone:
+		}
+	}
+	return nil
+}
+
+func stepEvent(s *api.StepEvent) render.Event {
+	e := render.Event{ID: nouns[s.Noun] + " " + s.Name, Text: s.Text, Status: render.Working}
+	switch s.State {
+	case api.StepStarted:
+	case api.StepDone:
+		e.Status = render.Done
+	case api.StepFailed:
+		e.Status, e.Text, e.Details = render.Error, "Error", firstLine(s.Error)
+	case api.StepSkipped:
+		e.Status, e.Text, e.Details = render.Warning, "Skipped", firstLine(s.Error)
+	}
+	return e
+}
+
+func pullEvent(p *api.Progress) render.Event {
+	e := render.Event{ID: "Image " + p.Image, Status: render.Working, Text: p.Text, Current: p.Current, Total: p.Total}
+	if p.Layer != "" {
+		e.ID, e.Parent = p.Layer, e.ID
+	}
+	switch p.Text {
+	case "Pulled", "Pull complete", "Already exists", "Skipped":
+		e.Status = render.Done
+	}
+	return e
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}
+
+// apply carries a change out and shows it. A plan with destructive steps is put
+// to the user first, unless the change already has the consent.
+func (a *app) apply(ctx context.Context, c *api.Client, change api.Apply, observe func(api.Event) bool) error {
+	p, err := a.newProgress(string(change.Command), change.DryRun)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	return a.applyTo(ctx, c, change, p, observe)
+}
+
+// applyTo is apply with a progress of the caller's.
+func (a *app) applyTo(ctx context.Context, c *api.Client, change api.Apply, p render.Progress, observe func(api.Event) bool) error {
+	var plan *planner.Plan
+	var digest string
+	err := a.follow(p, c.Apply(ctx, change), func(e api.Event) bool {
+		if e.Kind == api.EventPlan {
+			plan, digest = e.Plan, e.Digest
+		}
+		return observe == nil || observe(e)
+	})
+	var refused *api.Error
+	if !errors.As(err, &refused) || refused.Code != api.CodeConfirm || plan == nil {
+		return err
+	}
+	agreed, askErr := a.confirm(ctx, plan)
+	if askErr != nil {
+		return askErr
+	}
+	if !agreed {
+		return err
+	}
+	change.Confirm = digest
+	return a.follow(p, c.Apply(ctx, change), observe)
+}
+
+// confirm shows what a plan would destroy and asks. Without a terminal nobody
+// can answer, which is a no.
+func (a *app) confirm(ctx context.Context, plan *planner.Plan) (bool, error) {
+	if !isTerminal(a.in) {
+		return false, nil
+	}
+	for _, s := range plan.Steps {
+		if s.Destructive {
+			fmt.Fprintf(a.err, "%s %s %s: %s. Data will be lost.\n", s.Verb, s.Noun, s.Name, s.Cause)
+		}
+	}
+	return a.ask(ctx, "Continue?")
+}
+
+// ask puts a yes-or-no question; no is the default.
+func (a *app) ask(ctx context.Context, question string) (bool, error) {
+	fmt.Fprintf(a.err, "%s [y/N] ", question)
+	answer := make(chan string, 1)
+	go func() { // a blocked read of a terminal cannot be cancelled: it ends with the program
+		var line string
+		_, _ = fmt.Fscanln(a.in, &line)
+		answer <- line
+	}()
+	select {
+	case <-ctx.Done():
+		return false, ctx.Err()
+	case line := <-answer:
+		line = strings.ToLower(strings.TrimSpace(line))
+		return line == "y" || line == "yes", nil
+	}
+}
