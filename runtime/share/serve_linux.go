@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stackvm/stack/guest/wire"
+	"github.com/stackvm/stack/runtime/machine/muxguard"
 )
 
 // setup is what the process is started with, as its only argument.
@@ -86,7 +87,7 @@ func Serve(port net.Conn, key wire.Key, shares []Share) error {
 	cfg.MaxStreamWindowSize = 1 << 20
 	cfg.AcceptBacklog = wire.MaxStreams
 	cfg.LogOutput = io.Discard
-	session, err := yamux.Server(port, cfg)
+	session, err := yamux.Server(muxguard.New(port, true, nil), cfg)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/yamux"
 
 	"github.com/stackvm/stack/guest/wire"
+	"github.com/stackvm/stack/runtime/machine/muxguard"
 )
 
 // ErrBusy is returned when a session has wire.MaxStreams calls under way.
@@ -59,7 +60,7 @@ func Open(ctx context.Context, conn net.Conn, key wire.Key, hello wire.Hello) (*
 	cfg.LogOutput = nil
 	cfg.Logger = log.New(io.Discard, "", 0)
 	c := &Client{}
-	session, err := yamux.Client(&guard{port: p, onBreak: c.note}, cfg)
+	session, err := yamux.Client(muxguard.New(p, false, c.note), cfg)
 	if err != nil {
 		p.Close()
 		return nil, wire.HelloReply{}, fmt.Errorf("opening a session with the machine: %w", err)

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stackvm/stack/guest/wire"
+	"github.com/stackvm/stack/runtime/machine/muxguard"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -147,12 +148,12 @@ func TestBrokenSessionSaysWhy(t *testing.T) {
 	host, guest := pair(t)
 	agent(t, guest, func(m *yamux.Session, s *yamux.Stream) { m.OpenStream(); <-m.CloseChan() })
 	c := open(t, host)
-	if _, err := c.Stats(within(t)); !errors.Is(err, errOpens) {
-		t.Errorf("Stats = %v, want %v", err, errOpens)
+	if _, err := c.Stats(within(t)); !errors.Is(err, muxguard.ErrOpen) {
+		t.Errorf("Stats = %v, want %v", err, muxguard.ErrOpen)
 	}
 	<-c.Done()
-	if err := c.Err(); !errors.Is(err, errOpens) {
-		t.Errorf("Err = %v, want %v", err, errOpens)
+	if err := c.Err(); !errors.Is(err, muxguard.ErrOpen) {
+		t.Errorf("Err = %v, want %v", err, muxguard.ErrOpen)
 	}
 }
 

@@ -2,9 +2,11 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/stackvm/stack/guest/wire"
@@ -56,7 +58,13 @@ func (p *port) Write(b []byte) (int, error) {
 	if p.isClosed() {
 		return 0, net.ErrClosed
 	}
-	return p.Conn.Write(b)
+	n, err := p.Conn.Write(b)
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		// The machine has ended. What it said before, a farewell, may still be
+		// unread, and the session would end with the error of a write.
+		return len(b), nil
+	}
+	return n, err
 }
 
 func (p *port) isClosed() bool {
