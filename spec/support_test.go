@@ -1,0 +1,83 @@
+package spec
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const composeDocHead = `# Compose attributes
+
+What becomes of every attribute of the compose specification. This page is made from the table that the program
+uses (` + "`spec.Rules`" + `); what is below an attribute follows it unless it has a row of its own.
+
+- **honoured**: it does what the specification says.
+- **ignored**: one warning names the file and line; the service runs.
+- **refused**: an error names the file and line, before anything is changed.
+
+A key that the table does not know is refused. Keys that start with ` + "`x-`" + ` are free, ` + "`x-stack`" + ` is ours, see below.
+
+| attribute | | why |
+|---|---|---|
+`
+
+const composeDocTail = `
+## By value
+
+Some attributes are honoured for some values only; the others are errors at their line:
+
+| attribute | values |
+|---|---|
+| ` + "`services.*.network_mode`" + ` | ` + "`none`" + `; not ` + "`bridge`, `host`, `service:`, `container:`" + ` |
+| ` + "`services.*.ipc`, `services.*.pid`" + ` | ` + "`private`, `ipc: none`, `ipc: shareable`" + ` |
+| ` + "`services.*.devices`" + ` | devices that a machine has of its own: ` + "%s" + ` |
+| ` + "`services.*.volumes`" + ` | bind, volume, tmpfs, image; not a ` + "`docker.sock`" + ` |
+| ` + "`services.*.logging.driver`" + ` | ` + "`json-file`, `local`, `none`" + `; others are ignored with a warning |
+| ` + "`services.*.security_opt`" + ` | ` + "`no-new-privileges`, `seccomp`; `apparmor` and `label`" + ` are ignored with a warning |
+| ` + "`services.*.ports`" + ` | tcp and udp |
+| ` + "`networks.*.driver`" + ` | ` + "`bridge`; `overlay`" + ` is a bridge, with a warning |
+| ` + "`networks.*.driver_opts`" + ` | ` + "`com.docker.network.driver.mtu`" + `; others are ignored with a warning |
+| ` + "`volumes.*.driver`" + ` | ` + "`local`" + `, with ` + "`driver_opts`" + ` that bind a directory, make a tmpfs, or give a ` + "`size`" + ` |
+| ` + "`configs.*`, `secrets.*`" + ` | ` + "`file`, `environment`, `content`; not `external`" + ` |
+
+A link's alias is known on the whole network, not to the linking service alone.
+
+## x-stack
+
+| key | of | |
+|---|---|---|
+| ` + "`memory`" + ` | a service | memory of its machine, like ` + "`1g`" + ` |
+| ` + "`vcpus`" + ` | a service | processors of its machine |
+| ` + "`host: deny`" + ` | a service | ` + "`host.docker.internal`" + ` leads nowhere |
+| ` + "`size`" + ` | a volume | size of its disk, like ` + "`20g`" + ` |
+`
+
+// TestComposeDoc keeps docs/compose.md equal to the table.
+func TestComposeDoc(t *testing.T) {
+	const file = "../docs/compose.md"
+	var b strings.Builder
+	b.WriteString(composeDocHead)
+	for _, r := range Rules {
+		reason := r.Reason
+		if r.Path == "version" {
+			reason = "docker compose ignores it too"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", r.Path, r.Verdict, reason)
+	}
+	fmt.Fprintf(&b, composeDocTail, "`"+strings.Join(guestDevices, "`, `")+"`")
+	if *update {
+		if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), b.String()); diff != "" {
+		t.Errorf("docs/compose.md is not what the table says; go test ./spec -run ComposeDoc -update (-want +got):\n%s", diff)
+	}
+}
