@@ -3,6 +3,8 @@ package apt
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -107,13 +109,40 @@ func (r *Resolver) Update(ctx context.Context) error {
 	if _, err := r.run(ctx, "apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update"); err != nil {
 		return fmt.Errorf("fetching the lists of packages: %w", err)
 	}
+	if err := os.RemoveAll(r.path("resolved")); err != nil { // by the old lists
+		return err
+	}
 	return os.WriteFile(r.path("updated"), nil, 0o644)
 }
 
 // Resolve returns what must be unpacked, in addition to the packages in present, so that
 // all of names work; sorted by name. Names in assumed count as there without being unpacked:
-// dependencies an image does without.
+// dependencies an image does without. Until the next Update the answer is remembered.
 func (r *Resolver) Resolve(ctx context.Context, names, assumed []string, present []Package) ([]Package, error) {
+	question, err := json.Marshal([]any{r.arch, names, assumed, present})
+	if err != nil {
+		return nil, err
+	}
+	remembered := r.path(filepath.Join("resolved", fmt.Sprintf("%x", sha256.Sum256(question))))
+	var packages []Package
+	if text, err := os.ReadFile(remembered); err == nil && json.Unmarshal(text, &packages) == nil {
+		return packages, nil
+	}
+	if packages, err = r.resolve(ctx, names, assumed, present); err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(packages)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(remembered), 0o755); err != nil {
+		return nil, err
+	}
+	// A torn file is not JSON and so no memory.
+	return packages, os.WriteFile(remembered, text, 0o644)
+}
+
+func (r *Resolver) resolve(ctx context.Context, names, assumed []string, present []Package) ([]Package, error) {
 	there := slices.Clone(assumed)
 	for _, p := range present {
 		there = append(there, p.Name+"="+p.Version)

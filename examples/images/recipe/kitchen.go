@@ -39,7 +39,7 @@ type Kitchen struct {
 	Root    string                           // of this repository; "" if it is not at hand
 	Update  bool                             // fetch the lists of packages even if they are young
 	Say     func(format string, args ...any) // progress, a line each
-	apt     *apt.Resolver
+	apt     packager                         // set at the first package
 	updated bool
 	made    map[string]*made
 
@@ -47,6 +47,14 @@ type Kitchen struct {
 	packages []string          // paths of the files
 	skip     []string          // what unpack leaves out
 	programs map[string]string // binary by path in the image
+}
+
+// packager is what a kitchen asks of apt.
+type packager interface {
+	Age(now time.Time) (time.Duration, error)
+	Update(context.Context) error
+	Resolve(ctx context.Context, names, assumed []string, present []apt.Package) ([]apt.Package, error)
+	Fetch(context.Context, []apt.Package) ([]string, error)
 }
 
 // made is an image this kitchen has made or found finished.
@@ -146,10 +154,11 @@ func (k *Kitchen) resolve(ctx context.Context, r *Recipe, base *made) ([]apt.Pac
 // lists makes sure that there are lists of packages, and of today if force says so.
 func (k *Kitchen) lists(ctx context.Context, force bool) error {
 	if k.apt == nil {
-		var err error
-		if k.apt, err = apt.New(filepath.Join(k.Cache, "apt"), debianArch()); err != nil {
+		resolver, err := apt.New(filepath.Join(k.Cache, "apt"), debianArch())
+		if err != nil {
 			return err
 		}
+		k.apt = resolver
 	}
 	age, err := k.apt.Age(time.Now())
 	if err == nil && age < listsAge && !force || k.updated {
