@@ -175,7 +175,7 @@ func restrict(s Spec) error {
 		tree  uint64
 	}{
 		{append(s.Read, s.Path), readFile, readDir},
-		{s.Write, allV1, allV1 | unix.LANDLOCK_ACCESS_FS_REFER | unix.LANDLOCK_ACCESS_FS_TRUNCATE},
+		{s.Write, allV1 | unix.LANDLOCK_ACCESS_FS_TRUNCATE, allV1 | unix.LANDLOCK_ACCESS_FS_REFER | unix.LANDLOCK_ACCESS_FS_TRUNCATE},
 		{
 			s.Devices,
 			unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV,

@@ -168,6 +168,7 @@ func TestConfinement(t *testing.T) {
 		state       = file(t, filepath.Join(home, "state/projects/other.json"))
 		kernel      = file(t, filepath.Join(home, "guest/vmlinux"))
 		own         = filepath.Join(home, "own")
+		single      = file(t, filepath.Join(home, "single"))
 		ownFile     = file(t, filepath.Join(own, "file"))
 		victim      = startVictim(t)
 		listener    = listen(t, "tcp", "127.0.0.1:0")
@@ -195,6 +196,8 @@ func TestConfinement(t *testing.T) {
 		"write " + ownFile:       "done",
 		"create " + own + "/new": "done",
 		"write /dev/null":        "done",
+		"truncate " + ownFile:    "done",
+		"truncate " + single:     "done",
 		"session":                "own",
 		"setuid":                 "refused",
 
@@ -236,7 +239,7 @@ func TestConfinement(t *testing.T) {
 	})
 	slices.Sort(attempts)
 	got := run(t, sandbox.Spec{
-		Read: []string{kernel, filepath.Join(home, "not-there")}, Write: []string{own},
+		Read: []string{kernel, filepath.Join(home, "not-there")}, Write: []string{own, single},
 		Devices: []string{"/dev/null"}, Files: []*os.File{open},
 	}, attempts...)
 	for _, a := range attempts {

@@ -37,9 +37,15 @@ type rig struct {
 	volume string // path of its volume's disk
 }
 
-// newRig boots one whose volume is an ext4 of 64 MiB at this path.
-func newRig(t *testing.T, volume string) *rig {
+// newRig boots one whose volume is an ext4 of 64 MiB at this path. change may add
+// to the machine and to its container.
+func newRig(t *testing.T, volume string, change ...func(*machine.Config, *wire.Container)) *rig {
 	t.Helper()
+	box := wire.Container{
+		ID: id, Name: "box", Root: wire.Root{Image: "image", Scratch: "scratch"}, Log: true,
+		Args:   []string{"/bin/sh", "-c", "trap 'exit 7' TERM; while :; do sleep 1000 & wait; done"},
+		Mounts: []wire.Mount{{Kind: wire.MountVolume, Source: "volume", Target: "/var/lib/data"}},
+	}
 	subject(t) // skips first
 	image, err := os.ReadFile(boottest.Image(t, nil))
 	if err != nil {
@@ -59,6 +65,9 @@ func newRig(t *testing.T, volume string) *rig {
 	t.Cleanup(cancel)
 	m := start(t, func(c *machine.Config) {
 		c.Disks = []machine.Disk{disk, writable(t, "scratch", machine.DiskScratch, boottest.Ext4(t, 64, 64))}
+		for _, f := range change {
+			f(c, &box)
+		}
 	})
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -74,11 +83,7 @@ func newRig(t *testing.T, volume string) *rig {
 	if err := m.AddDisk(ctx, writable(t, "volume", machine.DiskVolume, volume)); err != nil {
 		t.Fatal(err)
 	}
-	if err := client.Create(ctx, wire.Container{
-		ID: id, Name: "box", Root: wire.Root{Image: "image", Scratch: "scratch"}, Log: true,
-		Args:   []string{"/bin/sh", "-c", "trap 'exit 7' TERM; while :; do sleep 1000 & wait; done"},
-		Mounts: []wire.Mount{{Kind: wire.MountVolume, Source: "volume", Target: "/var/lib/data"}},
-	}); err != nil {
+	if err := client.Create(ctx, box); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := client.Start(ctx, id); err != nil {

@@ -13,10 +13,12 @@ import (
 	"github.com/stackvm/stack/runtime/machine/machinetest"
 	"github.com/stackvm/stack/runtime/machine/qemu"
 	"github.com/stackvm/stack/runtime/sandbox"
+	"github.com/stackvm/stack/runtime/share"
 )
 
 func TestMain(m *testing.M) {
 	sandbox.MaybeRun()
+	share.MaybeRun()
 	goleak.VerifyTestMain(m)
 }
 
