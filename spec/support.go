@@ -32,7 +32,7 @@ const (
 	ownKernel  = "the machine's kernel is the service's own"
 	noSwarm    = "there is one host, as with docker compose"
 	noWindows  = "it is for Windows containers"
-	noBuilding = "" // a build is not run yet, but its image may be there: the planner says so
+	noBuilding = "its image must be there already: nothing is built yet" // the planner refuses what is not
 )
 
 // Rules is the whole table: every attribute of the compose specification has a
