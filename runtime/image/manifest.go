@@ -66,6 +66,9 @@ func describe(t texts) (*Image, error) {
 		if !isDigest(l.Digest) || l.Size < 0 {
 			return nil, fmt.Errorf("manifest: layer %d is %.80q of %d bytes", n, l.Digest, l.Size)
 		}
+		if strings.HasSuffix(l.MediaType, "+encrypted") {
+			return nil, fmt.Errorf("layer %s is encrypted: such images cannot be run", l.Digest)
+		}
 		img.Layers[n].Digest, img.Layers[n].Size = l.Digest, l.Size
 	}
 	return img, nil

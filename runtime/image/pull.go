@@ -80,7 +80,7 @@ func (s *Store) Pull(ctx context.Context, ref string, opt PullOptions) (*Image, 
 	}
 	c := s.client(opt)
 	defer c.Close()
-	src := &remoteImage{client: c, repo: parsed.Repo}
+	src := &remoteImage{client: c, repo: parsed.Repo, known: s.text}
 	if err := src.find(ctx, parsed.name(), platform, opt.Platform != ""); err != nil {
 		return nil, fmt.Errorf("pulling: %w", err)
 	}
@@ -200,6 +200,15 @@ func (s *Store) publish(img *Image, ref Ref, t texts) (*Image, error) {
 		return nil, err
 	}
 	return s.load(img.Digest, r)
+}
+
+// text returns a manifest or configuration that an earlier pull has brought.
+func (s *Store) text(digest string) ([]byte, bool) {
+	if !isDigest(digest) {
+		return nil, false
+	}
+	b, err := os.ReadFile(s.path("json", hexOf(digest)))
+	return b, err == nil && digestHex(b) == hexOf(digest)
 }
 
 func digestHex(b []byte) string {

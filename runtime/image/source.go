@@ -22,8 +22,10 @@ type source interface {
 
 // remoteImage is an image in a registry.
 type remoteImage struct {
-	client   *registry.Client
-	repo     registry.Repository
+	client *registry.Client
+	repo   registry.Repository
+	known  func(digest string) ([]byte, bool) // texts of earlier pulls
+
 	manifest *registry.Manifest
 	t        texts
 }
@@ -51,7 +53,9 @@ func (r *remoteImage) find(ctx context.Context, ref string, platform Platform, a
 		if err != nil {
 			return about(err)
 		}
-		if r.manifest, err = r.client.Manifest(ctx, r.repo, d.Digest); err != nil {
+		if b, ok := r.known(d.Digest); ok {
+			r.manifest = &registry.Manifest{Bytes: b, Digest: d.Digest}
+		} else if r.manifest, err = r.client.Manifest(ctx, r.repo, d.Digest); err != nil {
 			return err
 		}
 		if m, err = parseManifest(r.manifest.Bytes); err != nil {
@@ -67,13 +71,16 @@ func (r *remoteImage) find(ctx context.Context, ref string, platform Platform, a
 	case m.Config.Size > maxConfig || m.Config.Size < 0:
 		return about(fmt.Errorf("configuration of %d bytes, at most %d are possible", m.Config.Size, maxConfig))
 	}
-	blob, err := r.client.Blob(ctx, r.repo, r.manifest, m.Config.Digest, m.Config.Size)
-	if err != nil {
-		return err
-	}
-	defer blob.Close()
-	if r.t.config, err = readAtMost(blob, maxConfig); err != nil {
-		return about(err)
+	var ok bool
+	if r.t.config, ok = r.known(m.Config.Digest); !ok {
+		blob, err := r.client.Blob(ctx, r.repo, r.manifest, m.Config.Digest, m.Config.Size)
+		if err != nil {
+			return err
+		}
+		defer blob.Close()
+		if r.t.config, err = readAtMost(blob, maxConfig); err != nil {
+			return about(err)
+		}
 	}
 	img, err := parseConfig(r.t.config)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -227,7 +228,13 @@ func want(name, content string) string {
 }
 
 func TestPullThroughAMirror(t *testing.T) {
-	reg := serve(t, nil)
+	var requests atomic.Int32
+	reg := serve(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			requests.Add(1)
+			h.ServeHTTP(w, r)
+		})
+	})
 	cfg := v1.Config{
 		Entrypoint: []string{"/entry"}, Cmd: []string{"a", "b"}, Env: []string{"A=1"}, User: "web:www", WorkingDir: "/srv",
 		ExposedPorts: map[string]struct{}{"80/tcp": {}, "53/udp": {}}, Volumes: map[string]struct{}{"/data": {}},
@@ -274,7 +281,9 @@ func TestPullThroughAMirror(t *testing.T) {
 		}
 	}
 
-	// A second pull finds everything; so does another process's store.
+	// A second pull asks for the manifest only and finds everything else; so does
+	// another process's store.
+	requests.Store(0)
 	again, err := s.Pull(t.Context(), "docker.io/library/web:1", PullOptions{Progress: func(p Progress) {
 		if p.Phase != Waiting && p.Phase != Exists {
 			t.Errorf("second pull: %+v", p)
@@ -282,6 +291,9 @@ func TestPullThroughAMirror(t *testing.T) {
 	}})
 	if err != nil || again.Digest != img.Digest {
 		t.Errorf("second pull: %v, %v", again, err)
+	}
+	if n := requests.Load(); n != 2 { // one of them asks how to log in
+		t.Errorf("the second pull makes %d requests", n)
 	}
 	other, err := Open(s.dir, Options{})
 	if err != nil {

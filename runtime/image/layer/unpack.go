@@ -155,7 +155,7 @@ func (u *unpacker) entry(ctx context.Context, h *tar.Header, data io.Reader) err
 		return err
 	}
 	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeRegA, tar.TypeGNUSparse, tar.TypeCont: //nolint:staticcheck // old archives hold RegA
+	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeCont:
 		i.Mode |= erofs.TypeFile
 		if h.Size < 0 || h.Size > u.left.Bytes {
 			return fmt.Errorf("file of %d bytes: a layer may hold %d in all", h.Size, u.limits.Bytes)

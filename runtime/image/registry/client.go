@@ -239,7 +239,7 @@ func (c *Client) each(ctx context.Context, repo Repository, first *endpoint, wha
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		faults = append(faults, classify(e, what, err, c.anonymous(e)))
+		faults = append(faults, classify(e, repo, what, err, c.anonymous(e)))
 		if e.mirror {
 			c.opt.Log.Warn("mirror does not help", "mirror", e.name, "image", repo.String(), "error", err)
 		}

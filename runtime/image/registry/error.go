@@ -109,13 +109,13 @@ func (e *Error) Unwrap() []error {
 }
 
 // classify makes a sentence of what went wrong with one way.
-func classify(e *endpoint, what string, err error, anonymous bool) fault {
+func classify(e *endpoint, repo Repository, what string, err error, anonymous bool) fault {
 	f := fault{endpoint: e, err: err}
 	var status *transport.Error
 	var certificate *tls.CertificateVerificationError
 	// Of a host that was tried with TLS and then without, the first answer counts.
 	if errors.As(err, &status) && !errors.As(err, &certificate) {
-		f.fromStatus(status, what, anonymous)
+		f.fromStatus(status, repo, what, anonymous)
 		return f
 	}
 	cause := plainCause(err)
@@ -181,7 +181,7 @@ func classify(e *endpoint, what string, err error, anonymous bool) fault {
 	return f
 }
 
-func (f *fault) fromStatus(status *transport.Error, what string, anonymous bool) {
+func (f *fault) fromStatus(status *transport.Error, repo Repository, what string, anonymous bool) {
 	name := f.endpoint.name
 	detail := fmt.Sprintf("%d", status.StatusCode)
 	// The registry's own words: bounded, and without what could move a cursor.
@@ -197,7 +197,11 @@ func (f *fault) fromStatus(status *transport.Error, what string, anonymous bool)
 		login = ""
 	}
 	login = strings.TrimSpace("docker login " + login)
-	repository := f.endpoint.path
+	// As docker names it: its messages are matched by scripts.
+	repository := repo.String()
+	if repo.Host == config.DockerHub {
+		repository = strings.TrimPrefix(repo.Path, "library/")
+	}
 	switch code := status.StatusCode; {
 	case code == http.StatusUnauthorized && anonymous:
 		f.kind = Unauthorized

@@ -477,11 +477,19 @@ func TestSentences(t *testing.T) {
 		kind  Kind
 		want  []string
 	}{
-		{"401", status(401, ""), false, Unauthorized, []string{"pull access denied for library/x", "repository does not exist or may require 'docker login'", `log in with "docker login 127.0.0.1`}},
+		{"401", status(401, ""), false, Unauthorized, []string{"pull access denied for 127.0.0.1:", "/library/x, repository does not exist or may require 'docker login'", `log in with "docker login 127.0.0.1`}},
 		{"401 with credentials", status(401, ""), true, Unauthorized, []string{"does not accept the stored credentials (401)", "log in again"}},
-		{"403", status(403, `{"errors":[{"code":"DENIED","message":"not for\u001b[31m you"}]}`), true, Denied, []string{"denies access to library/x (403 not for [31m you)", "ask its owner"}},
-		{"404", status(404, `{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}`), false, NotFound, []string{"manifest for library/x:1 not found", "404 manifest unknown", "check the spelling"}},
+		{"403", status(403, `{"errors":[{"code":"DENIED","message":"not for\u001b[31m you"}]}`), true, Denied, []string{"denies access to 127.0.0.1:", "/library/x (403 not for [31m you)", "ask its owner"}},
+		{"404", status(404, `{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}`), false, NotFound, []string{"manifest for 127.0.0.1:", "/library/x:1 not found at", "404 manifest unknown", "check the spelling"}},
 		{"429", status(429, `{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}`), false, RateLimited, []string{"limits the rate of pulls", "You have reached your pull rate limit.", "for a higher limit"}},
+		{"404 of the hub's mirror", func(t *testing.T) (*config.Config, Repository) {
+			f := newFake(t, httptest.NewServer)
+			f.before = func(_ int, w http.ResponseWriter, _ *http.Request) bool {
+				w.WriteHeader(http.StatusNotFound)
+				return true
+			}
+			return mirrors(t, f.URL), hub
+		}, false, NotFound, []string{"manifest for x:1 not found at mirror http://127.0.0.1", "docker.io is to be reached through a proxy that does not answer", "check the spelling"}},
 		{"503", status(503, ""), false, Unreachable, []string{"is out of order (503)", "try again later"}},
 		{"418", status(418, ""), false, Other, []string{"answers 418"}},
 		{"nothing listens", func(t *testing.T) (*config.Config, Repository) { return nil, at(deadHost(t)) }, false, Unreachable, []string{"nothing listens at 127.0.0.1", "check that the registry runs"}},
