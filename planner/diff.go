@@ -362,26 +362,42 @@ func (d *differ) planVolumes() {
 		case !d.opt.RecreateVolumes:
 			d.warn("volume %q exists but doesn't match configuration in compose file: it is kept as it is", v.Name)
 		default:
-			var stopped []*node
+			// Nothing may know the old one any more, so what mounts it is
+			// removed before, and made after, as new.
+			var removed []*node
 			for i := range d.s.Replicas {
 				r := &d.s.Replicas[i]
-				if slices.Contains(r.Volumes, v.Name) {
-					stopped = append(stopped, d.stopFirst(r, fmt.Sprintf("volume %s changes", v.Name)))
+				switch {
+				case !slices.Contains(r.Volumes, v.Name):
+				case !r.OneOff && d.scope[r.Service] || d.opt.RemoveOrphans && d.orphan(r):
+					if d.leaving[r.ID] == nil {
+						d.remove(r, fmt.Sprintf("volume %s changes", v.Name), nil)
+					}
+					removed = append(removed, d.leaving[r.ID])
+				default:
+					d.fault(v.Pos, "remove it first, or keep the volume", "volume %s has changed, but %s uses it", v.Name, r.Name)
 				}
 			}
-			d.volumes[key] = d.add(Step{Verb: Recreate, Noun: VolumeNoun, Name: v.Name, Cause: "changed" + where(v.Pos), Destructive: true}, stopped...)
+			d.volumes[key] = d.add(Step{Verb: Recreate, Noun: VolumeNoun, Name: v.Name, Cause: "changed" + where(v.Pos), Destructive: true}, removed...)
 		}
 	}
 }
 
-// planOrphans removes replicas whose service is gone from the file, or says
-// that they are there. A service that no profile selects is not gone. One-offs
-// that have ended go with them.
+// orphan tells whether a replica's service is gone from the file. A service that
+// no profile selects is not gone. One-offs that have ended count too.
+func (d *differ) orphan(r *Replica) bool {
+	if r.OneOff {
+		return !holds(r.Status)
+	}
+	return d.p.Services[r.Service] == nil && !slices.Contains(d.p.Disabled, r.Service)
+}
+
+// planOrphans removes orphans, or says that they are there.
 func (d *differ) planOrphans() {
 	var left []string
 	for i := range d.s.Replicas {
 		r := &d.s.Replicas[i]
-		if r.OneOff && holds(r.Status) || !r.OneOff && (d.p.Services[r.Service] != nil || slices.Contains(d.p.Disabled, r.Service)) {
+		if !d.orphan(r) || d.leaving[r.ID] != nil {
 			continue
 		}
 		if d.opt.RemoveOrphans {
@@ -426,7 +442,15 @@ func (d *differ) planService(svc *spec.Service) {
 	if d.targeted(svc.Name) {
 		policy = d.opt.Recreate
 	}
-	have := slices.Clone(d.observed[svc.Name])
+	var have []*Replica
+	var freed []int // numbers of replicas that are gone with a volume
+	for _, r := range d.observed[svc.Name] {
+		if d.leaving[r.ID] != nil {
+			freed = append(freed, r.Number)
+		} else {
+			have = append(have, r)
+		}
+	}
 	causes := map[*Replica]string{}
 	for _, r := range have {
 		causes[r] = d.obsolete(svc, r, policy)
@@ -443,7 +467,7 @@ func (d *differ) planService(svc *spec.Service) {
 	slices.SortStableFunc(kept, func(a, b *Replica) int { return cmp.Compare(a.Number, b.Number) })
 
 	last := 0
-	for _, r := range have {
+	for _, r := range d.observed[svc.Name] {
 		last = max(last, r.Number)
 	}
 	for _, r := range kept {
@@ -454,13 +478,20 @@ func (d *differ) planService(svc *spec.Service) {
 		}
 		d.slots[svc.Name] = append(d.slots[svc.Name], s)
 	}
-	for i := range want - len(kept) {
-		s := &slot{service: svc.Name, number: last + 1 + i}
-		s.name = d.name(svc, s.number)
+	for range want - len(kept) {
+		s := &slot{service: svc.Name}
 		cause := notFound(svc.Pos)
-		if len(have) > 0 {
-			cause = fmt.Sprintf("scale %d -> %d", len(have), want)
+		switch {
+		case len(freed) > 0:
+			s.number, freed, cause = freed[0], freed[1:], "its volume changed"
+		default:
+			last++
+			s.number = last
+			if len(have) > 0 {
+				cause = fmt.Sprintf("scale %d -> %d", len(have), want)
+			}
 		}
+		s.name = d.name(svc, s.number)
 		needs := d.needs(svc)
 		s.made = d.add(Step{Verb: Create, Noun: ReplicaNoun, Name: s.name, Cause: cause, Service: svc.Name, Number: s.number}, needs...)
 		d.slots[svc.Name] = append(d.slots[svc.Name], s)
@@ -498,11 +529,6 @@ func (d *differ) name(svc *spec.Service, number int) string {
 
 // obsolete returns why a replica must be made again, or nothing.
 func (d *differ) obsolete(svc *spec.Service, r *Replica, policy RecreatePolicy) string {
-	for _, m := range svc.Mounts { // decided by the user already: the volume goes
-		if v := d.volumes[m.Source]; m.Type == spec.MountVolume && v != nil && v.Verb == Recreate {
-			return fmt.Sprintf("volume %q changed", m.Source)
-		}
-	}
 	switch policy {
 	case RecreateNever:
 		return ""
@@ -743,7 +769,7 @@ func (d *differ) planStart(svc *spec.Service) {
 	}
 }
 
-// planRestarts starts what had to stop for a network or volume to be made anew
+// planRestarts starts what had to stop for a network to be made anew
 // although it is not of a service in scope.
 func (d *differ) planRestarts() {
 	planned := make(map[string]bool, len(d.s.Replicas))
@@ -762,7 +788,7 @@ func (d *differ) planRestarts() {
 		}
 		after := []*node{stop}
 		for _, n := range d.nodes {
-			if n.Verb == Recreate && (n.Noun == NetworkNoun && slices.Contains(r.Networks, n.Name) || n.Noun == VolumeNoun && slices.Contains(r.Volumes, n.Name)) {
+			if n.Verb == Recreate && n.Noun == NetworkNoun && slices.Contains(r.Networks, n.Name) {
 				after = append(after, n)
 			}
 		}

@@ -73,6 +73,18 @@ func TestLoad(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			var back Project // it travels to the supervisor as JSON
+			if err := json.Unmarshal(got, &back); err != nil {
+				t.Fatal(err)
+			}
+			if again, _ := json.MarshalIndent(&back, "", " "); string(again) != string(got) {
+				t.Errorf("read back it differs:\n%s", cmp.Diff(string(got), string(again)))
+			}
+			for name, s := range p.Services { // null is the image's, [] is cleared
+				if b := back.Services[name]; (s.Command == nil) != (b.Command == nil) || (s.Entrypoint == nil) != (b.Entrypoint == nil) {
+					t.Errorf("service %s: command %#v became %#v", name, s.Command, b.Command)
+				}
+			}
 			out := string(got) + "\n"
 			for _, w := range warnings {
 				out += "warning: " + w.String() + "\n"
