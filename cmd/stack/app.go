@@ -111,7 +111,7 @@ func (a *app) root() *cobra.Command {
 	root.Flags().SetInterspersed(false)
 	root.TraverseChildren = true
 
-	f := root.PersistentFlags()
+	f := root.Flags()
 	f.SortFlags = false
 	f.StringArrayVarP(&a.load.Files, "file", "f", nil, "compose configuration `file`, repeatable; - is standard input")
 	f.StringVarP(&a.load.ProjectName, "project-name", "p", "", "project `name`")

@@ -85,7 +85,7 @@ func (p *LogPrinter) prefix(name string) string {
 		return ""
 	}
 	p.register(name)
-	s := name + strings.Repeat(" ", p.width-len(name)) + "| "
+	s := name + strings.Repeat(" ", p.width-len(name)) + " | "
 	if p.Colour {
 		s = "\x1b[" + p.colours[name] + "m" + s + "\x1b[0m"
 	}

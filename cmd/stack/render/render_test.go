@@ -102,10 +102,10 @@ func TestLogPrinter(t *testing.T) {
 	p.Print("db-1", false, "", []byte("ready"))
 	p.Print("frontend-1", true, "2030-01-01T00:00:00Z", []byte("a\nb"))
 	p.Note("db-1", "exited with code 0")
-	if diff := cmp.Diff("db-1       | ready\ndb-1 exited with code 0\n", out.String()); diff != "" {
+	if diff := cmp.Diff("db-1        | ready\ndb-1 exited with code 0\n", out.String()); diff != "" {
 		t.Errorf("stdout (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff("frontend-1 | 2030-01-01T00:00:00Z a\nfrontend-1 | 2030-01-01T00:00:00Z b\n", errOut.String()); diff != "" {
+	if diff := cmp.Diff("frontend-1  | 2030-01-01T00:00:00Z a\nfrontend-1  | 2030-01-01T00:00:00Z b\n", errOut.String()); diff != "" {
 		t.Errorf("stderr (-want +got):\n%s", diff)
 	}
 }

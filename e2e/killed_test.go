@@ -1,0 +1,202 @@
+package e2e
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// killedCompose adds to the three-tier example what must not notice that a
+// supervisor dies: new requests through nginx to the database, one kept-open
+// connection, and a torrent of output.
+const killedCompose = `
+services:
+  load:
+    image: fixture/tool:1
+    command: [tool, load, -rate, "20", -timeout, 3s, -for, "%s", "http://web/api"]
+    networks: [front]
+  echo:
+    image: fixture/tool:1
+    command: [tool, echo]
+    networks: [front]
+  sequence:
+    image: fixture/tool:1
+    command: [tool, sequence, "echo:7000"]
+    networks: [front]
+    depends_on: [echo]
+  counter:
+    image: fixture/tool:1
+    command: [tool, count, -rate, "5000"]
+`
+
+// TestSupervisorKilled kills the supervisor -9 at random moments under load.
+// Nobody notices: no request fails, no connection breaks, no line of output is
+// lost or doubled, no machine is touched.
+func TestSupervisorKilled(t *testing.T) {
+	length, kills := 45*time.Second, 4
+	if os.Getenv("STACK_SOAK") != "" {
+		length, kills = 120*time.Second, 10
+	}
+	h := newHome(t)
+	example := filepath.Join(os.Getenv(envBase), "examples", "three-tier")
+	h.write("killed.yaml", fmt.Sprintf(killedCompose, length))
+	h.write("port.yaml", "services: {web: {ports: !override [\"127.0.0.1::80\"]}}\n")
+	h.env = append(h.env, "COMPOSE_FILE="+strings.Join([]string{filepath.Join(example, "compose.yaml"), "port.yaml", "killed.yaml"}, ":"), "COMPOSE_PROJECT_NAME=killed")
+	h.stack("up", "-d", "--wait", "web", "echo")
+	address := strings.TrimSpace(h.stack("port", "web", "80"))
+
+	services := []string{"web", "app", "db", "cache", "echo", "sequence", "counter"}
+	h.stack("up", "-d", "--no-recreate", "load", "sequence", "counter")
+	began := time.Now()
+	before := h.identities(services)
+
+	source := rand.NewPCG(uint64(began.UnixNano()), 1)
+	random := rand.New(source)
+	t.Logf("seed %d", began.UnixNano())
+	var slowest time.Duration
+	supervisor := h.awaitProcess("system supervisor", 0)
+	for i := range kills {
+		// Spread over the time there is, each at a random moment of its part.
+		part := (length - 5*time.Second) / time.Duration(kills)
+		at := began.Add(time.Duration(i)*part + time.Duration(random.Int64N(int64(part*3/4))))
+		time.Sleep(time.Until(at))
+		if err := syscall.Kill(supervisor.pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		killed := time.Now()
+		// A connection of the host, made during the outage, is answered.
+		if err := ask("http://" + address + "/boot-id"); err != nil {
+			t.Errorf("kill %d: a request to the published port: %v", i+1, err)
+		}
+		slowest = max(slowest, time.Since(killed))
+		supervisor = h.awaitProcess("system supervisor", supervisor.pid)
+	}
+	t.Logf("slowest answer to a connection made in an outage: %v", slowest.Round(time.Millisecond))
+
+	// The load's own end, from its log: that it was written shows that it ended.
+	var report struct {
+		Requests, OK, Failures int
+		Errors                 map[string]int
+		P99MS                  float64 `json:"p99_ms"`
+		MaxMS                  float64 `json:"max_ms"`
+	}
+	deadline := time.Now().Add(patience)
+	for {
+		line := strings.TrimSpace(h.stack("logs", "--no-log-prefix", "load"))
+		if line != "" {
+			if err := json.Unmarshal([]byte(line), &report); err != nil {
+				t.Fatalf("the load's report %q: %v", line, err)
+			}
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the load did not report")
+		}
+		time.Sleep(time.Second) // "logs -f" would end with the supervisor it asks
+	}
+	t.Logf("load: %+v", report)
+	if report.Failures != 0 || report.Requests < int(length.Seconds())*10 {
+		t.Errorf("requests failed, or were too few: %+v", report)
+	}
+
+	if after := h.identities(services); !slices.Equal(before, after) {
+		t.Errorf("machines changed:\nbefore %v\nafter  %v", before, after)
+	}
+	h.checkSequence(t)
+	h.checkCounter(t, length)
+}
+
+// ask makes one request by a connection of its own.
+func ask(url string) error {
+	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("status %s", resp.Status)
+	}
+	return nil
+}
+
+// identities are the kernels of services and the processes of all machines.
+func (h *home) identities(services []string) []string {
+	h.t.Helper()
+	var ids []string
+	for _, s := range services {
+		ids = append(ids, s+" "+strings.TrimSpace(h.stack("exec", "-T", s, "cat", "/proc/sys/kernel/random/boot_id")))
+	}
+	for _, p := range h.processes("qemu-system") {
+		ids = append(ids, strconv.Itoa(p.pid))
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// checkSequence asks the kept-open connection's client how it fared.
+func (h *home) checkSequence(t *testing.T) {
+	t.Helper()
+	h.stack("kill", "-s", "SIGTERM", "sequence")
+	h.stack("logs", "-f", "sequence")
+	lines := strings.Split(strings.TrimSpace(h.stack("logs", "--no-log-prefix", "sequence")), "\n")
+	if connects := strings.Count(strings.Join(lines, "\n"), "connected to"); connects != 1 {
+		t.Errorf("%d connections, want the first one: %q", connects, lines)
+	}
+	var report struct {
+		Sent, Received int64
+		Error          string
+		MaxMS          float64 `json:"max_ms"`
+	}
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &report); err != nil {
+		t.Fatalf("the sequence's report %q: %v", lines[len(lines)-1], err)
+	}
+	t.Logf("sequence: %+v", report)
+	if report.Error != "" || report.Received != report.Sent || report.Received == 0 {
+		t.Errorf("the kept-open connection: %+v", report)
+	}
+}
+
+// checkCounter looks for gaps and doubles in the torrent of output.
+func (h *home) checkCounter(t *testing.T, length time.Duration) {
+	t.Helper()
+	h.stack("kill", "-s", "SIGTERM", "counter")
+	h.stack("logs", "-f", "-n", "1", "counter")
+	cmd := h.command("logs", "--no-log-prefix", "counter")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	last := int64(0)
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		n, err := strconv.ParseInt(lines.Text(), 10, 64)
+		if err != nil || n != last+1 {
+			t.Errorf("after line %d comes %q", last, lines.Text())
+			break
+		}
+		last = n
+	}
+	for lines.Scan() { // so that the command can end
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	t.Logf("counter: %d lines", last)
+	if last < int64(length.Seconds())*2000 {
+		t.Errorf("only %d lines were printed", last)
+	}
+}
