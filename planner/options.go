@@ -30,7 +30,7 @@ type Options struct {
 	Wait            bool // steps that wait until everything is running or healthy
 
 	Timeout *time.Duration // for stopping; nil: each service's own
-	Now     time.Time      // when the command began: what pull policies count from
+	Now     time.Time      // when the command began: what pull policies count from; zero: every image that is there is fresh
 }
 
 // DownOptions are what down asks for.

@@ -418,6 +418,8 @@ func (l *loading) loaderOptions(tweak func(*loader.Options)) []func(*loader.Opti
 		o.Profiles = l.profiles
 		o.SkipResolveEnvironment = true // of selected services only, later
 		o.SkipResolveLabels = true
+		// Compiling the schema is most of the time of loading a small file.
+		o.SkipValidation, o.SkipConsistencyCheck = l.opt.NamesOnly, l.opt.NamesOnly
 		if l.named != NameFromFile {
 			o.SetProjectName(l.name, l.explicit)
 		}
