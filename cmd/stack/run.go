@@ -64,7 +64,11 @@ func (a *app) run() *cobra.Command {
 				fmt.Fprintln(a.out, ref.Name)
 				return nil
 			}
-			return a.runAttached(ctx, c, ref, o.TTY)
+			err = a.runAttached(ctx, c, ref, o.TTY)
+			if r.AutoRemove {
+				err = errors.Join(err, removed(c.DeleteReplica(ctx, api.Select{Replica: ref.ID})))
+			}
+			return err
 		},
 	}
 	f := c.Flags()
@@ -118,6 +122,15 @@ func (a *app) makeOneOff(ctx context.Context, c *api.Client, r api.Run) (api.Rep
 		return api.ReplicaRef{}, err
 	}
 	return *ref, nil
+}
+
+// removed takes it for granted that the supervisor may have been first.
+func removed(err error) error {
+	var e *api.Error
+	if errors.As(err, &e) && e.Code == api.CodeNotFound {
+		return nil
+	}
+	return err
 }
 
 func (a *app) runAttached(ctx context.Context, c *api.Client, ref api.ReplicaRef, tty bool) error {

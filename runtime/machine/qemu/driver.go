@@ -241,7 +241,7 @@ func (d *Driver) start(ctx context.Context, c machine.Config, accel Accel) (_ *M
 			m.Close()
 		}
 	}()
-	if err := m.qmp.negotiate(ctx, false); err != nil {
+	if err := m.negotiate(ctx, false); err != nil {
 		return nil, m.startError(ctx, err)
 	}
 	m.disksMu.Lock()
@@ -252,6 +252,16 @@ func (d *Driver) start(ctx context.Context, c machine.Config, accel Accel) (_ *M
 		}
 	}
 	return m, nil
+}
+
+// answerTimeout is how long a QEMU may take to its first answer, on a host under
+// load: one that is stopped or hangs must not hold up the others' adoption.
+const answerTimeout = 30 * time.Second
+
+func (m *Machine) negotiate(ctx context.Context, used bool) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, fmt.Errorf("QEMU does not answer within %s", answerTimeout))
+	defer cancel()
+	return m.qmp.negotiate(ctx, used)
 }
 
 // startError finds the reason behind a monitor that broke off: what QEMU said
@@ -278,11 +288,14 @@ func (m *Machine) startError(ctx context.Context, err error) error {
 	return fmt.Errorf("%w (exit status %d %s)", err, exit.Code, exit.Signal)
 }
 
-// environment is what QEMU sees of ours: how its libraries are found.
+// environment is what QEMU sees of ours: how its libraries are found, and the
+// home it belongs to, by which people find it.
 func environment() []string {
 	env := []string{"PATH=/usr/bin:/bin", "HOME=/"}
-	if v, ok := os.LookupEnv("LD_LIBRARY_PATH"); ok {
-		env = append(env, "LD_LIBRARY_PATH="+v)
+	for _, name := range []string{"LD_LIBRARY_PATH", "STACK_HOME"} {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
 	}
 	return env
 }
@@ -310,7 +323,7 @@ func (d *Driver) Adopt(ctx context.Context, r machine.Record, handles machine.Ha
 		return fail(err)
 	}
 	m.adopted = true
-	if err = m.qmp.negotiate(ctx, true); err == nil {
+	if err = m.negotiate(ctx, true); err == nil {
 		if err = m.learnDisks(ctx); err == nil {
 			err = m.learnStatus(ctx)
 		}
