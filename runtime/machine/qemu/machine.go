@@ -8,12 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/stackvm/stack/runtime/machine"
+	"github.com/stackvm/stack/runtime/sandbox"
 )
 
 const (
@@ -34,6 +38,7 @@ type Machine struct {
 	adopted bool // set before the machine is handed out
 
 	control, logs, console *net.UnixConn
+	said                   *os.File // what QEMU itself prints
 	qmp                    *monitor
 	consoleTail, errors    *tail
 
@@ -55,7 +60,7 @@ type Machine struct {
 }
 
 // newMachine makes the host's side of a running process. It takes over handles,
-// also when it fails, and the process when it succeeds.
+// also when it fails, and the process only when it succeeds.
 func newMachine(d *Driver, r machine.Record, handles machine.Handles, p *process) (_ *Machine, err error) {
 	m := &Machine{
 		driver: d, record: r, handles: handles, process: p,
@@ -65,8 +70,14 @@ func newMachine(d *Driver, r machine.Record, handles machine.Handles, p *process
 	defer func() {
 		if err != nil {
 			m.closeFiles()
+			if m.consoleTail != nil {
+				m.consoleTail.close()
+			}
 		}
 	}()
+	if m.said, err = pipeReader(handles[handleErrors]); err != nil {
+		return nil, err
+	}
 	if m.control, err = streamConn(handles, handleControl); err != nil {
 		return nil, err
 	}
@@ -94,7 +105,7 @@ func newMachine(d *Driver, r machine.Record, handles machine.Handles, p *process
 		m.mu.Unlock()
 	})
 	m.readers.Go(func() { m.consoleTail.follow(m.console) })
-	m.readers.Go(func() { m.errors.follow(handles[handleErrors]) })
+	m.readers.Go(func() { m.errors.follow(m.said) })
 	m.wg.Go(m.reap)
 	return m, nil
 }
@@ -107,7 +118,7 @@ func (m *Machine) reap() {
 		return
 	}
 	m.console.SetReadDeadline(time.Now().Add(drainTimeout))
-	m.handles[handleErrors].SetReadDeadline(time.Now().Add(drainTimeout))
+	m.said.SetReadDeadline(time.Now().Add(drainTimeout))
 	m.readers.Wait()
 	m.exit = exit
 	m.mu.Lock()
@@ -197,7 +208,7 @@ func (m *Machine) Close() error {
 	m.closed = true
 	m.endNoticesLocked()
 	m.mu.Unlock()
-	err := m.closeFiles()
+	err := errors.Join(m.closeFiles(), m.process.pidfd.Close())
 	m.readers.Wait()
 	m.wg.Wait()
 	return errors.Join(err, m.consoleTail.close(), m.errors.close())
@@ -213,11 +224,26 @@ func (m *Machine) closeFiles() error {
 	if m.qmp != nil {
 		errs = append(errs, m.qmp.conn.Close())
 	}
+	if m.said != nil {
+		errs = append(errs, m.said.Close())
+	}
 	for _, f := range m.handles {
 		errs = append(errs, f.Close())
 	}
-	errs = append(errs, m.process.pidfd.Close())
 	return errors.Join(errs...)
+}
+
+// pipeReader returns a reading end of its own, which Close and deadlines end
+// whatever mode the handle came in.
+func pipeReader(f *os.File) (*os.File, error) {
+	fd, err := sandbox.Dup(f)
+	if err == nil {
+		if err = unix.SetNonblock(fd, true); err == nil {
+			return os.NewFile(uintptr(fd), f.Name()), nil
+		}
+		unix.Close(fd)
+	}
+	return nil, fmt.Errorf("handle %q: %w", f.Name(), err)
 }
 
 // learnStatus tells of an adopted machine that is paused.

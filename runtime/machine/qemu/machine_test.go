@@ -69,6 +69,29 @@ func TestStartReportsQEMU(t *testing.T) {
 	}
 }
 
+// A start that fails late leaves no process.
+func TestFailedStartLeavesNothing(t *testing.T) {
+	s := subject(t)
+	c := s.Config(t)
+	if err := os.Remove(c.Dir); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := s.Driver.Start(t.Context(), c); err == nil {
+		m.Kill(t.Context())
+		m.Close()
+		t.Fatal("Start without a directory succeeded")
+	}
+	children, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range children {
+		if b, err := os.ReadFile(path); err == nil && len(strings.TrimSpace(string(b))) > 0 {
+			t.Errorf("children are left: %s", b)
+		}
+	}
+}
+
 // The process is what the sandbox promises: no new privileges, system calls
 // filtered, a session of its own, no listening socket, and no descriptor but what
 // it was given and makes for itself.
