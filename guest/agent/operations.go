@@ -6,11 +6,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/yamux"
+	"github.com/stackvm/stack/guest/agent/container"
 	"github.com/stackvm/stack/guest/wire"
 	"golang.org/x/sys/unix"
 )
@@ -72,6 +74,10 @@ func init() { // a literal would refer to itself through handle
 		wire.OpExec:   (*Agent).exec,
 		wire.OpTop:    simple((*Agent).top),
 		wire.OpHosts:  simple((*Agent).hosts),
+
+		wire.OpPut:  (*Agent).put,
+		wire.OpGet:  (*Agent).get,
+		wire.OpStat: simple((*Agent).stat),
 
 		wire.OpConnect: simple((*Agent).connect),
 		wire.OpCut:     simple((*Agent).disconnect),
@@ -213,6 +219,52 @@ func (a *Agent) exec(c *call) {
 		return
 	}
 	x.Serve(c.stream)
+}
+
+func (a *Agent) stat(_ context.Context, in *wire.Archive) (*wire.ArchiveStat, error) {
+	c, err := a.containers.Get(in.ID)
+	if err != nil {
+		return nil, err
+	}
+	return c.Stat(in)
+}
+
+func (a *Agent) get(c *call) {
+	in := new(wire.Archive)
+	err := c.decode(in)
+	if err == nil {
+		var target *container.Container
+		if target, err = a.containers.Get(in.ID); err == nil {
+			replied := false
+			err = target.Get(in, func(s *wire.ArchiveStat) error {
+				replied = true
+				return reply(c.stream, s, nil)
+			}, c.stream)
+			if replied {
+				return
+			}
+		}
+	}
+	reply(c.stream, nil, err)
+}
+
+func (a *Agent) put(c *call) {
+	in := new(wire.Archive)
+	err := c.decode(in)
+	var target *container.Container
+	if err == nil {
+		target, err = a.containers.Get(in.ID)
+	}
+	if err == nil {
+		err = target.CanPut(in)
+	}
+	if reply(c.stream, nil, err) != nil || err != nil {
+		return
+	}
+	err = target.Put(in, c.stream)
+	// The host writes to the end before it reads.
+	io.Copy(io.Discard, c.stream)
+	reply(c.stream, nil, err)
 }
 
 func (a *Agent) top(_ context.Context, ref *wire.ContainerRef) (*wire.Top, error) {

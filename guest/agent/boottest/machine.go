@@ -176,9 +176,49 @@ type unclosed struct{ net.Conn }
 
 func (u unclosed) Close() error { return u.SetReadDeadline(time.Unix(1, 0)) }
 
-// Abandon leaves the present session behind as a host that was killed does.
-func (m *Machine) Abandon() {
+// Interrupt leaves the present session behind as a host that is killed does, in
+// the middle of a message each way. Greet begins the next.
+func (m *Machine) Interrupt() {
+	m.t.Helper()
+	// A yamux header that announces more data than comes.
+	m.control.Write([]byte{0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0x10, 0, 'h', 'a', 'l', 'f'})
 	m.Session.Close()
+}
+
+// Serve9P answers on the shares port; serve speaks 9P for a share on its stream.
+func (m *Machine) Serve9P(serve func(share string, stream *yamux.Stream)) {
+	m.t.Helper()
+	conn := m.Dial(wire.PortShares)
+	conn.SetDeadline(time.Now().Add(Patience))
+	if err := wire.Greet(conn, m.Key); err != nil {
+		m.t.Fatal(err)
+	}
+	conn.SetDeadline(time.Time{})
+	config := yamux.DefaultConfig()
+	config.EnableKeepAlive = false
+	config.LogOutput = io.Discard
+	session, err := yamux.Server(conn, config)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	m.t.Cleanup(wg.Wait)
+	m.t.Cleanup(func() { session.Close() })
+	wg.Go(func() {
+		for {
+			stream, err := session.AcceptStream()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer stream.Close()
+				var open wire.ShareOpen
+				if wire.ReadMessage(stream, &open) == nil && wire.WriteMessage(stream, wire.Reply{}) == nil {
+					serve(open.Share, stream)
+				}
+			})
+		}
+	})
 }
 
 // Open sends a request and reads the reply; frames or bytes may follow.
