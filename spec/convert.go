@@ -387,6 +387,10 @@ func (c *converter) ulimits(s *Service, in map[string]*types.UlimitsConfig) {
 	for _, name := range sortedKeys(in) {
 		u := in[name]
 		at := []string{"services", s.Name, "ulimits", name}
+		if u == nil {
+			c.fault(at, "", "service %q: ulimit %s has no value", s.Name, name)
+			continue
+		}
 		if !slices.Contains(ulimitNames, name) {
 			c.fault(at, "one of "+strings.Join(ulimitNames, ", "), "service %q: invalid ulimit %q", s.Name, name)
 			continue

@@ -34,6 +34,8 @@ func seeds(f *testing.F) {
 		"a: &a [*a]\n", "services: {a: &x {<<: *x, image: y}}\n", "services: {a: {image: x, extends: a}}\n",
 		"x: &a {b: 1}\nservices: {a: {<<: [*a, *a], image: x}}\n", "services: {a: {ports: [\"1-900:1-900\"], image: x}}\n",
 		"include: [{path: [-, /dev/null]}]\nservices: {a: {image: x}}\n", "services: {a: {image: x, env_file: /dev/zero}}\n",
+		"services: {a: {image: x, ulimits: {nproc: }, healthcheck: , networks: {b: }, deploy: {resources: {limits: }}, logging: }}\nnetworks: {b: {ipam: {config: [null]}}}\n",
+		"services: {a: , b: [], c: x}\nvolumes: {v: , w: 3}\nsecrets: {s: }\n",
 	} {
 		f.Add(s)
 	}
@@ -56,6 +58,11 @@ func FuzzLoad(f *testing.F) {
 				checkPlace(t, text, w.Pos)
 			}
 			return p, err
+		}
+		if p, _, err := Load(context.Background(), Options{
+			Files: []string{"-"}, Stdin: strings.NewReader(text), ProjectDirectory: dir, ProjectName: "p", Environ: []string{}, NamesOnly: true,
+		}); (p == nil) == (err == nil) {
+			t.Errorf("names only: %v, %v", p, err)
 		}
 		p, err := load()
 		if err != nil {
