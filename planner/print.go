@@ -5,9 +5,14 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/stackvm/stack/spec"
 )
 
-func (s Step) title() string { return string(s.Verb) + " " + string(s.Noun) + " " + s.Name }
+func (s Step) title() string { return string(s.Verb) + " " + string(s.Noun) + " " + oneLine(s.Name) }
+
+// oneLine is a name or cause as it may stand in a line: both can quote a file.
+func oneLine(s string) string { return strings.ReplaceAll(spec.Printable(s), "\n", " ") }
 
 // String prints the plan for people: one line a step, with what it waits for.
 func (p Plan) String() string {
@@ -16,7 +21,7 @@ func (p Plan) String() string {
 	}
 	var title, cause int
 	for _, s := range p.Steps {
-		title, cause = max(title, len(s.title())), max(cause, len(s.Cause))
+		title, cause = max(title, len(s.title())), max(cause, len(oneLine(s.Cause)))
 	}
 	number := len(strconv.Itoa(len(p.Steps)))
 	var b strings.Builder
@@ -28,7 +33,7 @@ func (p Plan) String() string {
 		if s.Destructive {
 			tail = append(tail, "destroys data")
 		}
-		line := fmt.Sprintf("%*d %-*s   %-*s   %s", number, s.ID, title, s.title(), cause, s.Cause, strings.Join(tail, "; "))
+		line := fmt.Sprintf("%*d %-*s   %-*s   %s", number, s.ID, title, s.title(), cause, oneLine(s.Cause), strings.Join(tail, "; "))
 		b.WriteString(strings.TrimRight(line, " ") + "\n")
 	}
 	return b.String()

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -157,6 +158,10 @@ func (c *converter) service(name string, in types.ServiceConfig) {
 		s.StopGrace = &d
 	}
 	for k, v := range in.Environment {
+		if strings.ContainsAny(k, "=\x00") || v != nil && strings.Contains(*v, "\x00") {
+			c.fault(key("environment", k), "", "service %q: environment: %q is no variable", name, k)
+			continue
+		}
 		if v != nil { // a name without value that the environment lacks stays unset
 			if s.Environment == nil {
 				s.Environment = map[string]string{}
@@ -184,9 +189,19 @@ func (c *converter) service(name string, in types.ServiceConfig) {
 			c.fault(key("image"), "write it like registry.example/name:tag", "service %q: image %q: %w", name, in.Image, err)
 		}
 	}
+	if in.ContainerName != "" {
+		c.objectName(key("container_name"), "container", in.ContainerName)
+	}
+	c.hostName(key("hostname"), name, in.Hostname)
+	c.hostName(key("domainname"), name, in.DomainName)
 	for _, addr := range in.DNS {
 		if net.ParseIP(addr) == nil {
 			c.fault(key("dns"), "", "service %q: dns: %q is no IP address", name, addr)
+		}
+	}
+	for attr, args := range map[string][]string{"command": in.Command, "entrypoint": in.Entrypoint} {
+		if slices.ContainsFunc(args, func(a string) bool { return strings.Contains(a, "\x00") }) {
+			c.fault(key(attr), "", "service %q: %s: an argument cannot hold a zero byte", name, attr)
 		}
 	}
 	c.restart(s, in)
@@ -201,6 +216,7 @@ func (c *converter) service(name string, in types.ServiceConfig) {
 	c.attachments(s, in)
 	c.ports(s, in.Ports)
 	for _, host := range sortedKeys(in.ExtraHosts) {
+		c.hostName(key("extra_hosts", host), name, host)
 		for _, addr := range in.ExtraHosts[host] {
 			if addr != "host-gateway" && net.ParseIP(addr) == nil {
 				c.fault(key("extra_hosts", host), "", "service %q: extra_hosts: %q is no IP address", name, addr)
@@ -220,6 +236,23 @@ func (c *converter) service(name string, in types.ServiceConfig) {
 	}
 	s.Extension = c.serviceExtension(name, in.Extensions)
 	c.out.Services[name] = s
+}
+
+// objectNames are docker's rule for names of containers and volumes. They become
+// file names, and are printed to terminals.
+var objectNames = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+
+func (c *converter) objectName(at []string, what, name string) {
+	if !objectNames.MatchString(name) || len(name) > 255 {
+		c.fault(at, "", "invalid %s name %q: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", what, name)
+	}
+}
+
+// hostName checks what becomes a word in /etc/hosts or resolv.conf.
+func (c *converter) hostName(at []string, service, name string) {
+	if len(name) > 253 || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == '#' || r == 0x7f }) {
+		c.fault(at, "", "service %q: %s: %q is no host name", service, at[2], name)
+	}
 }
 
 func (c *converter) restart(s *Service, in types.ServiceConfig) {
@@ -611,6 +644,9 @@ func (c *converter) attachments(s *Service, in types.ServiceConfig) {
 			if !n.ServiceNameAliasEnabled() {
 				c.ignored(append(at, "use_service_name_alias"), "use_service_name_alias", "a service always resolves by its name")
 			}
+			for i, alias := range n.Aliases {
+				c.hostName(append(at, "aliases", strconv.Itoa(i)), s.Name, alias)
+			}
 			a.IPv4 = c.addr(append(at, "ipv4_address"), s.Name, n.Ipv4Address, netip.Addr.Is4)
 			a.IPv6 = c.addr(append(at, "ipv6_address"), s.Name, n.Ipv6Address, netip.Addr.Is6)
 			a.MAC = c.mac(append(at, "mac_address"), s.Name, n.MacAddress)
@@ -747,6 +783,7 @@ func (c *converter) network(key string, in types.NetworkConfig) {
 		IPv4: in.EnableIPv4 == nil || *in.EnableIPv4, IPv6: in.EnableIPv6 != nil && *in.EnableIPv6,
 		Labels: in.Labels,
 	}
+	c.objectName(at("name"), "network", in.Name)
 	if c.x.has(at()...) {
 		n.Pos = c.x.find(at()...) // the implicit default network is written nowhere
 	}
@@ -826,6 +863,7 @@ func (c *converter) volume(key string, in types.VolumeConfig) {
 		Key: key, Name: in.Name, External: bool(in.External), Driver: in.Driver, DriverOpts: in.DriverOpts,
 		Labels: in.Labels, Pos: c.x.find(at...),
 	}
+	c.objectName(append(at, "name"), "volume", in.Name)
 	if in.Driver != "" && in.Driver != "local" {
 		c.fault(append(at, "driver"), "leave the driver out: a volume is a disk of the machine", "volume %q: driver %q is not supported", key, in.Driver)
 	}

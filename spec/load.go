@@ -72,9 +72,9 @@ type Warning struct {
 
 func (w Warning) String() string {
 	if p := w.Pos.String(); p != "" {
-		return p + ": " + w.Text
+		return Printable(p + ": " + w.Text)
 	}
-	return w.Text
+	return Printable(w.Text)
 }
 
 // Load reads the project's files as docker compose does. Its error holds every
