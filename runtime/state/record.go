@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/stackvm/stack/guest/wire"
+	"github.com/stackvm/stack/network/ipam"
 	"github.com/stackvm/stack/planner"
 	"github.com/stackvm/stack/runtime/machine"
 	"github.com/stackvm/stack/spec"
@@ -62,7 +63,12 @@ type Replica struct {
 	Logging    spec.Logging   `json:"logging"`
 	Probed     bool           `json:"probed,omitempty"` // has a healthcheck
 
+	// Replaces is the id of the replica that this one is recreated from: while it
+	// is half made, and that one gone, the volumes inherited are this one's.
+	Replaces string `json:"replaces,omitempty"`
+
 	Machine      string        `json:"machine,omitempty"` // id of the machine that hosts it
+	Guests       string        `json:"guests,omitempty"`  // id of the replica whose machine it shares
 	VCPUs        int           `json:"vcpus,omitempty"`   // what its machine is made with
 	MemoryMiB    int           `json:"memoryMiB,omitempty"`
 	ScratchBytes int64         `json:"scratchBytes,omitempty"`
@@ -143,18 +149,17 @@ type Machine struct {
 	Created time.Time `json:"created"`
 	Phase   Phase     `json:"phase"`
 
-	VCPUs     int              `json:"vcpus"`
-	MemoryMiB int              `json:"memoryMiB"`
-	MAC       string           `json:"mac"`
-	MTU       int              `json:"mtu"`
-	Guest     string           `json:"guest"`            // digest of the guest it booted
-	BootID    string           `json:"bootId,omitempty"` // of its kernel
-	Record    machine.Record   `json:"record"`           // zero until its process runs
-	Shares    *ShareServer     `json:"shares,omitempty"`
-	Replicas  []string         `json:"replicas,omitempty"` // ids hosted
-	VLANs     map[uint16]VLAN  `json:"vlans,omitempty"`
-	LogSeq    uint64           `json:"logSeq,omitempty"` // a log record known to be written, whatever the files still hold
-	Extra     map[string]int64 `json:"extra,omitempty"`
+	VCPUs     int             `json:"vcpus"`
+	MemoryMiB int             `json:"memoryMiB"`
+	MAC       string          `json:"mac"`
+	MTU       int             `json:"mtu"`
+	Guest     string          `json:"guest"`            // digest of the guest it booted
+	BootID    string          `json:"bootId,omitempty"` // of its kernel
+	Record    machine.Record  `json:"record"`           // zero until its process runs
+	Shares    *ShareServer    `json:"shares,omitempty"`
+	Replicas  []string        `json:"replicas,omitempty"` // ids hosted
+	VLANs     map[uint16]VLAN `json:"vlans,omitempty"`
+	LogSeq    uint64          `json:"logSeq,omitempty"` // a log record known to be written, whatever the files still hold
 }
 
 // VLAN is one network on a machine's trunk for one container.
@@ -178,15 +183,12 @@ type Network struct {
 	Created time.Time         `json:"created"`
 	Phase   Phase             `json:"phase"`
 
-	Project  string         `json:"project,omitempty"`
-	Key      string         `json:"key,omitempty"`
-	Hash     string         `json:"hash,omitempty"`
-	Internal bool           `json:"internal,omitempty"`
-	MTU      int            `json:"mtu,omitempty"`
-	Subnets  []netip.Prefix `json:"subnets"`
-	Gateways []netip.Addr   `json:"gateways"`
-	// Leases are taken addresses, by replica id.
-	Leases map[string][]netip.Addr `json:"leases,omitempty"`
-	// Pools are what was asked for, so that leases keep to ranges.
-	Pools []spec.IPAMPool `json:"pools,omitempty"`
+	Project  string `json:"project,omitempty"`
+	Key      string `json:"key,omitempty"`
+	Hash     string `json:"hash,omitempty"`
+	Internal bool   `json:"internal,omitempty"`
+	MTU      int    `json:"mtu,omitempty"`
+	// Addresses are its subnets and what is leased of them. A holder is a
+	// replica's name, so that a recreated one finds its address again.
+	Addresses ipam.State `json:"addresses"`
 }

@@ -1,0 +1,888 @@
+package supervisor
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+
+	"github.com/stackvm/stack/guest/wire"
+	"github.com/stackvm/stack/planner"
+	"github.com/stackvm/stack/runtime/api"
+	"github.com/stackvm/stack/runtime/engine"
+	"github.com/stackvm/stack/runtime/image"
+	"github.com/stackvm/stack/runtime/state"
+	"github.com/stackvm/stack/runtime/volume"
+	"github.com/stackvm/stack/spec"
+)
+
+// turns lets one change at a time have a project, in the order of asking.
+type turns struct {
+	mu      sync.Mutex
+	waiting map[string][]*turn // by project; the first has it
+	changed chan struct{}
+}
+
+type turn struct {
+	what string // "up (pid 12)"
+	mine chan struct{}
+}
+
+func (t *turns) init() { t.waiting = map[string][]*turn{}; t.changed = make(chan struct{}) }
+
+// take waits for the project's turn; queued is told whom it waits for.
+func (t *turns) take(ctx context.Context, project, what string, queued func(behind string)) (release func(), err error) {
+	me := &turn{what: what, mine: make(chan struct{})}
+	t.mu.Lock()
+	line := append(t.waiting[project], me)
+	t.waiting[project] = line
+	behind := line[0]
+	t.mu.Unlock()
+	release = func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		line := t.waiting[project]
+		first := line[0] == me
+		line = slices.DeleteFunc(line, func(o *turn) bool { return o == me })
+		switch {
+		case len(line) == 0:
+			delete(t.waiting, project)
+		case first:
+			close(line[0].mine)
+			fallthrough
+		default:
+			t.waiting[project] = line
+		}
+		close(t.changed)
+		t.changed = make(chan struct{})
+	}
+	if behind == me {
+		return release, nil
+	}
+	queued(behind.what)
+	select {
+	case <-me.mine:
+		return release, nil
+	case <-ctx.Done():
+		release()
+		return nil, context.Cause(ctx)
+	}
+}
+
+// busy names the projects that a change is under way for.
+func (t *turns) busy() ([]string, <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return sortedKeys(t.waiting), t.changed
+}
+
+// change is one command being carried out.
+type change struct {
+	s       *Supervisor
+	project *spec.Project // nil: by what was recorded
+	name    string
+	send    func(api.Event)
+	reg     api.Registry
+	timeout time.Duration // of --wait
+	began   time.Time
+
+	mu     sync.Mutex
+	booted []*replica // made in this change, with a machine ahead of their start
+}
+
+func (c *change) event(e api.Event) {
+	e.At = time.Now()
+	c.send(e)
+}
+
+func (c *change) warn(format string, args ...any) {
+	c.event(api.Event{Kind: api.EventWarning, Text: fmt.Sprintf(format, args...)})
+}
+
+// Apply carries a command out and tells send what happens; the last event is
+// EventDone. pid is the client's.
+func (s *Supervisor) Apply(ctx context.Context, a api.Apply, pid int, send func(api.Event)) {
+	c := &change{s: s, project: a.Project, name: a.Name, send: send, reg: a.Registry, timeout: a.WaitTimeout, began: time.Now()}
+	if c.project != nil && c.name == "" {
+		c.name = c.project.Name
+	}
+	err := c.apply(ctx, a, pid)
+	done := api.Event{Kind: api.EventDone}
+	if err != nil {
+		done.Error = presentable(err)
+	}
+	c.event(done)
+}
+
+// presentable makes an error ready for the client: every fault on lines of its
+// own.
+func presentable(err error) *api.Error {
+	if e, ok := errors.AsType[*api.Error](err); ok {
+		return e
+	}
+	e := api.AsError(err)
+	if one, ok := errors.AsType[*spec.Error](err); ok && err == error(one) {
+		e.Message, e.Hint = (&spec.Error{Pos: one.Pos, Err: one.Err}).Error(), one.Hint
+	}
+	if many, ok := errors.AsType[*multierror.Error](err); ok {
+		lines := make([]string, len(many.Errors))
+		for i, err := range many.Errors {
+			lines[i] = err.Error()
+		}
+		e.Message = strings.Join(lines, "\n")
+	}
+	return e
+}
+
+func (c *change) apply(ctx context.Context, a api.Apply, pid int) error {
+	if c.name == "" {
+		return &api.Error{Code: api.CodeInvalid, Message: "the request names no project"}
+	}
+	release, err := c.s.turns.take(ctx, c.name, fmt.Sprintf("%s (pid %d)", a.Command, pid), func(behind string) {
+		c.event(api.Event{Kind: api.EventQueued, Text: "waiting for " + behind})
+	})
+	if err != nil {
+		return err
+	}
+	defer release()
+	if c.project != nil {
+		if err := c.s.ownDirectory(c.project); err != nil {
+			return err
+		}
+	}
+	a.Options.Now = c.began
+	plan, err := c.plan(ctx, a)
+	if err != nil {
+		return &api.Error{Code: api.CodeInvalid, Message: presentable(err).Error()}
+	}
+	digest := planDigest(plan)
+	for _, w := range plan.Warnings {
+		c.event(api.Event{Kind: api.EventWarning, Text: w})
+	}
+	c.event(api.Event{Kind: api.EventPlan, Plan: &plan, Digest: digest})
+	if a.DryRun {
+		return nil
+	}
+	if plan.Destructive() && a.Confirm != api.ConfirmAll && a.Confirm != digest {
+		return &api.Error{Code: api.CodeConfirm, Message: "the plan destroys data and was not confirmed"}
+	}
+	warnings, faults := c.s.preflight(c.project, plan)
+	for _, w := range warnings {
+		c.event(api.Event{Kind: api.EventWarning, Text: w})
+	}
+	if len(faults) > 0 {
+		e := presentable(&multierror.Error{Errors: faults})
+		if len(faults) == 1 {
+			e = presentable(faults[0])
+		}
+		e.Code = api.CodeRefused
+		return e
+	}
+	if c.project != nil && !plan.Empty() && a.Command != api.Down {
+		if err := c.s.recordProject(c.project); err != nil {
+			return err
+		}
+	}
+	defer c.settleBooted()
+	if err := c.run(ctx, plan); err != nil {
+		return err
+	}
+	if a.Command == api.Down && len(a.Down.Services) == 0 {
+		return c.s.forgetProject(c.name)
+	}
+	return nil
+}
+
+// plan observes and asks the planner. Images whose outcome the plan depends on
+// are pulled first.
+func (c *change) plan(ctx context.Context, a api.Apply) (planner.Plan, error) {
+	st, err := c.s.Observe(c.name, c.project)
+	if err != nil {
+		return planner.Plan{}, err
+	}
+	switch a.Command {
+	case api.Up, api.Create:
+		if c.project == nil {
+			return planner.Plan{}, errors.New("the request has no project")
+		}
+		a.Options.NoStart = a.Options.NoStart || a.Command == api.Create
+		plan, err := planner.Diff(c.project, st, a.Options)
+		if err != nil {
+			return plan, err
+		}
+		refresh := plan.Refresh()
+		if refresh.Empty() || a.DryRun {
+			return plan, nil
+		}
+		if err := c.run(ctx, refresh); err != nil {
+			return plan, err
+		}
+		if st, err = c.s.Observe(c.name, c.project); err != nil {
+			return plan, err
+		}
+		return planner.Diff(c.project, st, a.Options)
+	case api.Down:
+		return planner.Down(st, c.project, c.name, a.Down)
+	case api.Stop:
+		return planner.StopAll(st, c.project, c.name, a.Selection)
+	case api.Start:
+		return planner.StartAll(st, c.project, c.name, a.Selection)
+	case api.Restart:
+		return planner.RestartAll(st, c.project, c.name, a.Selection)
+	case api.Remove:
+		return planner.RemoveAll(st, c.project, c.name, a.Selection)
+	}
+	return planner.Plan{}, fmt.Errorf("unknown command %q", a.Command)
+}
+
+func planDigest(p planner.Plan) string {
+	text, err := json.Marshal(p.Steps)
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
+}
+
+// Observe returns what there is of a project.
+func (s *Supervisor) Observe(name string, p *spec.Project) (planner.State, error) {
+	var st planner.State
+	s.mu.Lock()
+	for _, r := range s.replicas {
+		if r.rec.Project == name {
+			st.Replicas = append(st.Replicas, r.rec.Observed())
+		}
+	}
+	for _, n := range s.networks {
+		if n.rec.Project == name || n.rec.Project == "" || wanted(p, n.rec.Name) {
+			st.Networks = append(st.Networks, planner.Network{ID: n.rec.ID, Name: n.rec.Name, Key: n.rec.Key, Hash: n.rec.Hash, Project: n.rec.Project})
+		}
+	}
+	s.mu.Unlock()
+	return observeStores(st, name, p, s.opt.Volumes, s.opt.Images)
+}
+
+func wanted(p *spec.Project, network string) bool {
+	if p != nil {
+		for _, n := range p.Networks {
+			if n.Name == network {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// ObserveFiles is Observe without a supervisor: it changes nothing and starts
+// nothing.
+func ObserveFiles(files *state.Store, volumes Volumes, images Images, name string, p *spec.Project) (planner.State, error) {
+	st, err := files.Observe(name, nil)
+	if err != nil {
+		return st, err
+	}
+	if p != nil {
+		all, err := files.Networks()
+		if err != nil {
+			return st, err
+		}
+		for _, n := range all {
+			if n.Project != name && n.Project != "" && wanted(p, n.Name) {
+				st.Networks = append(st.Networks, planner.Network{ID: n.ID, Name: n.Name, Key: n.Key, Hash: n.Hash, Project: n.Project})
+			}
+		}
+	}
+	return observeStores(st, name, p, volumes, images)
+}
+
+func observeStores(st planner.State, name string, p *spec.Project, volumes Volumes, images Images) (planner.State, error) {
+	slices.SortFunc(st.Replicas, func(a, b planner.Replica) int { return strings.Compare(a.Name+a.ID, b.Name+b.ID) })
+	slices.SortFunc(st.Networks, func(a, b planner.Network) int { return strings.Compare(a.Name+a.ID, b.Name+b.ID) })
+	all, err := volumes.List()
+	if err != nil {
+		return st, err
+	}
+	byName := map[string]bool{}
+	if p != nil {
+		for _, v := range p.Volumes {
+			byName[v.Name] = true
+		}
+	}
+	for _, v := range all {
+		if v.Project == name || byName[v.Name] {
+			st.Volumes = append(st.Volumes, planner.Volume{Name: v.Name, Key: v.Key, Hash: v.Hash, Project: v.Project, Anonymous: v.Anonymous})
+		}
+	}
+	st.Images = map[string]planner.Image{}
+	if p == nil {
+		return st, nil
+	}
+	look := func(ref, platform string) error {
+		img, err := images.Get(ref, platform)
+		switch {
+		case errors.Is(err, image.ErrNotFound):
+			return nil
+		case err != nil:
+			return err
+		}
+		st.Images[ref] = planner.Image{ID: img.ID, Pulled: img.Pulled}
+		return nil
+	}
+	for _, svc := range p.Services {
+		if err := look(svc.Image, svc.Platform); err != nil {
+			return st, &spec.Error{Pos: svc.Keys["image"], Err: fmt.Errorf("service %q: %w", svc.Name, err)}
+		}
+		for _, m := range svc.Mounts {
+			if m.Type == spec.MountImage {
+				if err := look(m.Source, svc.Platform); err != nil {
+					return st, &spec.Error{Pos: m.Pos, Err: fmt.Errorf("service %q: %w", svc.Name, err)}
+				}
+			}
+		}
+	}
+	return st, nil
+}
+
+// ownDirectory refuses a project whose name, taken from its directory, is that
+// of another directory's project.
+func (s *Supervisor) ownDirectory(p *spec.Project) error {
+	if p.NameFrom != spec.NameFromDirectory {
+		return nil
+	}
+	rec, err := s.opt.State.Project(p.Name)
+	if notExist(err) || err == nil && (rec.WorkingDir == p.WorkingDir || rec.NameFrom != spec.NameFromDirectory) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	was, err := os.Stat(rec.WorkingDir)
+	if err != nil || !was.IsDir() {
+		return nil // moved, or removed
+	}
+	if now, err := os.Stat(p.WorkingDir); err == nil && os.SameFile(was, now) {
+		return nil
+	}
+	found := false
+	for _, f := range rec.Files {
+		if _, err := os.Stat(f); err == nil {
+			found = true
+		}
+	}
+	if !found {
+		return nil
+	}
+	return &api.Error{
+		Code:    api.CodeRefused,
+		Message: fmt.Sprintf("project %q is that of %s; %s has the same name only because of its directory's", p.Name, rec.WorkingDir, p.WorkingDir),
+		Hint:    "give one of them another name: -p NAME, or name: in its compose file",
+	}
+}
+
+func (s *Supervisor) recordProject(p *spec.Project) error {
+	rec := &state.Project{
+		Name: p.Name, NameFrom: p.NameFrom, WorkingDir: p.WorkingDir, Files: p.Files, EnvFiles: p.EnvFiles,
+		Updated: time.Now(), Desired: p.Redact(),
+	}
+	if info, err := os.Stat(p.WorkingDir); err == nil {
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			rec.DirInode = st.Ino
+		}
+	}
+	return s.opt.State.PutProject(rec)
+}
+
+// forgetProject removes the record of a project of which nothing is left.
+func (s *Supervisor) forgetProject(name string) error {
+	s.mu.Lock()
+	for _, r := range s.replicas {
+		if r.rec.Project == name {
+			s.mu.Unlock()
+			return nil
+		}
+	}
+	s.mu.Unlock()
+	return s.opt.State.DeleteProject(name)
+}
+
+// run has the engine carry a plan out.
+func (c *change) run(ctx context.Context, plan planner.Plan) error {
+	started := map[int]time.Time{}
+	waitCtx := ctx
+	if c.timeout > 0 {
+		var cancel context.CancelFunc
+		waitCtx, cancel = context.WithTimeoutCause(ctx, c.timeout, fmt.Errorf("timeout waiting for condition: %v have passed", c.timeout))
+		defer cancel()
+	}
+	return engine.Run(waitCtx, plan, c.do, func(r engine.Report) {
+		step := r.Step
+		e := &api.StepEvent{ID: step.ID, Verb: step.Verb, Noun: step.Noun, Name: step.Name, State: api.StepState(r.State), Text: stepText(step, r.State)}
+		if r.State == engine.Started {
+			started[step.ID] = time.Now()
+		} else if at, ok := started[step.ID]; ok {
+			e.Elapsed = time.Since(at)
+		}
+		if r.Err != nil {
+			e.Error, e.Text = r.Err.Error(), "Error"
+			if r.Tolerated {
+				e.Error, e.Text = "", "Skipped"
+				c.warn("optional dependency %q failed to start: %v", step.Service, r.Err)
+			}
+		}
+		c.event(api.Event{Kind: api.EventStep, Step: e})
+	})
+}
+
+// stepText is what compose says of a step.
+func stepText(s planner.Step, st engine.State) string {
+	words, ok := map[planner.Verb][2]string{
+		planner.Pull: {"Pulling", "Pulled"}, planner.Create: {"Creating", "Created"}, planner.Start: {"Starting", "Started"},
+		planner.Stop: {"Stopping", "Stopped"}, planner.Remove: {"Removing", "Removed"}, planner.Recreate: {"Recreate", "Recreated"},
+		planner.Restart: {"Restarting", "Started"}, planner.Wait: {"Waiting", "Healthy"},
+	}[s.Verb]
+	if s.Verb == planner.Wait && s.Condition == spec.ConditionCompleted {
+		words[1] = "Exited"
+	}
+	switch {
+	case !ok:
+		return string(s.Verb)
+	case st == engine.Started:
+		return words[0]
+	case st == engine.Done:
+		return words[1]
+	case st == engine.Skipped:
+		return "Skipped"
+	}
+	return "Error"
+}
+
+// settleBooted ends the machines that were booted ahead of a start that did not
+// come.
+func (c *change) settleBooted() {
+	c.mu.Lock()
+	booted := c.booted
+	c.mu.Unlock()
+	for _, r := range booted {
+		c.s.mu.Lock()
+		idle := !r.gone && r.rec.Status == planner.StatusCreated
+		c.s.mu.Unlock()
+		if idle {
+			c.s.settleBoot(r)
+		}
+	}
+}
+
+// do carries out one step.
+func (c *change) do(ctx context.Context, step planner.Step) error {
+	s := c.s
+	switch step.Noun {
+	case planner.ImageNoun:
+		return c.pullStep(ctx, step)
+	case planner.NetworkNoun:
+		switch step.Verb {
+		case planner.Create:
+			return s.createNetwork(c.project, step.Name)
+		case planner.Recreate:
+			return s.recreateNetwork(c.project, step.Name)
+		case planner.Remove:
+			err := s.removeNetwork(step.Name)
+			if errors.Is(err, errInUse) {
+				c.warn("%v", err)
+				return nil
+			}
+			return err
+		}
+	case planner.VolumeNoun:
+		switch step.Verb {
+		case planner.Create:
+			return c.makeVolume(step.Name)
+		case planner.Recreate:
+			if err := s.removeVolume(step.Name); err != nil {
+				return err
+			}
+			return c.makeVolume(step.Name)
+		case planner.Remove:
+			return s.removeVolume(step.Name)
+		}
+	case planner.ReplicaNoun:
+		return c.replicaStep(ctx, step)
+	}
+	return fmt.Errorf("step %d: cannot %s a %s", step.ID, step.Verb, step.Noun)
+}
+
+func (c *change) makeVolume(name string) error {
+	if c.project != nil {
+		for _, v := range c.project.Volumes {
+			if v.Name == name {
+				labels := map[string]string{}
+				for k, l := range v.Labels {
+					labels[k] = l
+				}
+				return c.s.makeVolume(volume.Volume{Name: name, Key: v.Key, Project: c.name, Hash: v.Hash, Labels: labels, Bytes: v.SizeBytes})
+			}
+		}
+	}
+	return fmt.Errorf("volume %s: the project does not have it", name)
+}
+
+func (s *Supervisor) removeVolume(name string) error {
+	s.mu.Lock()
+	for _, r := range s.replicas {
+		for _, m := range r.rec.Mounts {
+			if m.Type == spec.MountVolume && m.Volume == name {
+				s.mu.Unlock()
+				return fmt.Errorf("volume %s: %w by %s", name, errInUse, r.rec.Name)
+			}
+		}
+	}
+	s.mu.Unlock()
+	if err := s.opt.Volumes.Remove(name); err != nil && !errors.Is(err, volume.ErrNotFound) {
+		return err
+	}
+	s.emit(objectEvent("volume", "destroy", name, name, "", "", nil))
+	return nil
+}
+
+func (c *change) replicaStep(ctx context.Context, step planner.Step) error {
+	s := c.s
+	if step.Verb == planner.Create {
+		return c.create(ctx, step, nil)
+	}
+	var r *replica
+	if step.Replica != "" {
+		s.mu.Lock()
+		r = s.replicas[step.Replica]
+		s.mu.Unlock()
+	} else {
+		r = s.byName(c.name, step.Name)
+	}
+	if r == nil {
+		if step.Verb == planner.Remove || step.Verb == planner.Stop {
+			return nil // it went by itself: a one-off with --rm
+		}
+		return fmt.Errorf("container %s no longer exists", step.Name)
+	}
+	switch step.Verb {
+	case planner.Start:
+		return s.start(ctx, r)
+	case planner.Stop:
+		return s.stop(ctx, r, step.TimeoutSeconds)
+	case planner.Restart:
+		if err := s.stop(ctx, r, step.TimeoutSeconds); err != nil {
+			return err
+		}
+		if err := s.start(ctx, r); err != nil {
+			return err
+		}
+		s.emit(replicaEvent(s.snapshot(r), "restart", nil))
+		return nil
+	case planner.Remove:
+		return s.removeReplica(ctx, r, step.Discard)
+	case planner.Recreate:
+		return c.create(ctx, step, r)
+	case planner.Wait:
+		return c.wait(ctx, step, r)
+	}
+	return fmt.Errorf("step %d: cannot %s a container", step.ID, step.Verb)
+}
+
+// create makes a replica, in place of old if that is given.
+func (c *change) create(ctx context.Context, step planner.Step, old *replica) error {
+	s := c.s
+	if c.project == nil || c.project.Services[step.Service] == nil {
+		return fmt.Errorf("container %s: the project has no service %q", step.Name, step.Service)
+	}
+	svc := c.project.Services[step.Service]
+	img, err := s.opt.Images.Get(svc.Image, svc.Platform)
+	if err != nil {
+		return &spec.Error{Pos: svc.Keys["image"], Err: fmt.Errorf("service %q: %w", svc.Name, err)}
+	}
+	m := making{project: c.project, service: svc, image: img, name: step.Name, number: step.Number, aliases: true}
+	if old != nil {
+		was := s.snapshot(old)
+		m.replaces = was.ID
+		m.inherited = map[string]string{}
+		for _, use := range was.Mounts {
+			if use.Anonymous && slices.Contains(step.Inherit, use.Volume) {
+				m.inherited[use.Target] = use.Volume
+			}
+		}
+		if err := s.stop(ctx, old, step.TimeoutSeconds); err != nil {
+			return err
+		}
+		defer func() {
+			if r := s.byName(c.name, step.Name); r != nil {
+				rec := s.snapshot(r)
+				s.emit(replicaEvent(rec, "recreate", nil))
+			}
+		}()
+	}
+	r, err := s.makeReplica(ctx, m)
+	if err != nil {
+		return err
+	}
+	if old != nil {
+		if err := s.removeReplica(ctx, old, step.Discard); err != nil {
+			return err
+		}
+	}
+	if step.Boot {
+		c.mu.Lock()
+		c.booted = append(c.booted, r)
+		c.mu.Unlock()
+		s.prepare(r)
+	}
+	return nil
+}
+
+// wait returns when a replica is as the step asks, and fails when it can no
+// longer be.
+func (c *change) wait(ctx context.Context, step planner.Step, r *replica) error {
+	s := c.s
+	notice := ""
+	return s.await(ctx, r, func() (bool, error) {
+		rec := &r.rec
+		if rec.Notice != "" && rec.Notice != notice {
+			notice = rec.Notice
+			go c.warn("container %s: %s", rec.Name, notice) // not with s.mu held
+		}
+		ended := rec.Status == planner.StatusExited || rec.Status == planner.StatusDead
+		switch {
+		case r.gone:
+			return false, fmt.Errorf("container %s was removed", rec.Name)
+		case ended && r.pendingRestart():
+			return false, nil
+		}
+		switch step.Condition {
+		case spec.ConditionStarted:
+			return rec.Status == planner.StatusRunning || ended, nil
+		case spec.ConditionCompleted:
+			if ended && rec.ExitCode != 0 {
+				return false, fmt.Errorf("service %q didn't complete successfully: exit %d", step.Service, rec.ExitCode)
+			}
+			return ended, nil
+		case spec.ConditionHealthy:
+			switch {
+			case ended:
+				return false, fmt.Errorf("dependency failed to start: container %s exited (%d)", rec.Name, rec.ExitCode)
+			case !rec.Probed:
+				return false, fmt.Errorf("dependency failed to start: container %s has no healthcheck configured", rec.Name)
+			case rec.Health != nil && rec.Health.Status == wire.HealthUnhealthy:
+				return false, fmt.Errorf("dependency failed to start: container %s is unhealthy", rec.Name)
+			}
+			return rec.Health != nil && rec.Health.Status == wire.HealthHealthy, nil
+		case planner.RunningOrHealthy:
+			switch {
+			case ended && rec.ExitCode != 0:
+				return false, fmt.Errorf("container %s exited (%d)", rec.Name, rec.ExitCode)
+			case ended:
+				return true, nil
+			case rec.Status != planner.StatusRunning:
+				return false, nil
+			case rec.Health != nil && rec.Health.Status == wire.HealthUnhealthy:
+				return false, fmt.Errorf("container %s is unhealthy", rec.Name)
+			}
+			return !rec.Probed || rec.Health != nil && rec.Health.Status == wire.HealthHealthy, nil
+		}
+		return false, fmt.Errorf("step %d: unknown condition %q", step.ID, step.Condition)
+	})
+}
+
+// pendingRestart tells, with s.mu held, whether its policy is about to restart a
+// replica that has just ended.
+func (r *replica) pendingRestart() bool { return r.stopping == 0 && wantsRestart(&r.rec) }
+
+// pullStep pulls the image of a step.
+func (c *change) pullStep(ctx context.Context, step planner.Step) error {
+	platform, pos := "", spec.Pos{}
+	service := step.Service
+	if c.project != nil {
+		for _, name := range sortedKeys(c.project.Services) {
+			if svc := c.project.Services[name]; svc.Image == step.Name {
+				platform, pos = svc.Platform, svc.Keys["image"]
+				service = name
+				break
+			}
+		}
+	}
+	return c.s.pull(ctx, api.PullImage{Reference: step.Name, Platform: platform, Service: service, Pos: pos}, c.reg, c.event)
+}
+
+// pull fetches one image and tells of its layers.
+func (s *Supervisor) pull(ctx context.Context, p api.PullImage, reg api.Registry, send func(api.Event)) error {
+	opt := image.PullOptions{Platform: p.Platform}
+	if s.opt.Release != nil {
+		opt.Keychain, opt.Proxy = s.opt.Release(reg)
+	}
+	last := map[string]time.Time{}
+	opt.Progress = func(pr image.Progress) {
+		// A terminal redraws ten times a second: more is not seen.
+		now := time.Now()
+		if pr.Phase == image.Downloading && now.Sub(last[pr.Layer]) < 50*time.Millisecond {
+			return
+		}
+		last[pr.Layer] = now
+		send(api.Event{Kind: api.EventProgress, Progress: &api.Progress{
+			Image: p.Reference, Layer: shortDigest(pr.Layer), Text: phaseText(pr.Phase), Current: pr.Current, Total: pr.Total,
+		}})
+	}
+	img, err := s.opt.Images.Pull(ctx, p.Reference, opt)
+	if err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		return &spec.Error{Pos: p.Pos, Err: err}
+	}
+	s.emit(objectEvent("image", "pull", img.ID, p.Reference, "", "", nil))
+	return nil
+}
+
+func shortDigest(d string) string {
+	_, hex, ok := strings.Cut(d, ":")
+	if !ok {
+		hex = d
+	}
+	return hex[:min(12, len(hex))]
+}
+
+func phaseText(p image.Phase) string {
+	switch p {
+	case image.Waiting:
+		return "Waiting"
+	case image.Downloading:
+		return "Downloading"
+	case image.Extracting:
+		return "Extracting"
+	case image.Done:
+		return "Pull complete"
+	case image.Exists:
+		return "Already exists"
+	}
+	return string(p)
+}
+
+// Pull fetches images side by side.
+func (s *Supervisor) Pull(ctx context.Context, p api.Pull, send func(api.Event)) {
+	var plan planner.Plan
+	images := map[string]api.PullImage{}
+	for _, img := range p.Images {
+		if _, ok := images[img.Reference]; ok {
+			continue
+		}
+		if img.Policy == "missing" {
+			if _, err := s.opt.Images.Get(img.Reference, img.Platform); err == nil {
+				continue
+			}
+		}
+		images[img.Reference] = img
+		plan.Steps = append(plan.Steps, planner.Step{ID: len(plan.Steps) + 1, Verb: planner.Pull, Noun: planner.ImageNoun, Name: img.Reference, Service: img.Service, Optional: p.IgnoreFailures})
+	}
+	c := &change{s: s, send: send, reg: p.Registry}
+	err := engine.Run(ctx, plan, func(ctx context.Context, step planner.Step) error {
+		return s.pull(ctx, images[step.Name], p.Registry, c.event)
+	}, func(r engine.Report) {
+		e := &api.StepEvent{ID: r.Step.ID, Verb: r.Step.Verb, Noun: r.Step.Noun, Name: r.Step.Name, State: api.StepState(r.State), Text: stepText(r.Step, r.State)}
+		if r.Err != nil {
+			e.Error, e.Text = r.Err.Error(), "Error"
+			if r.Tolerated {
+				c.warn("%v", r.Err)
+			}
+		}
+		c.event(api.Event{Kind: api.EventStep, Step: e})
+	})
+	done := api.Event{Kind: api.EventDone}
+	if err != nil {
+		done.Error = presentable(err)
+	}
+	c.event(done)
+}
+
+// Run makes a one-off replica. Where the service has a volume and a replica of it
+// runs, the one-off gets its container in that replica's machine.
+func (s *Supervisor) Run(ctx context.Context, req api.Run, send func(api.Event)) {
+	c := &change{s: s, project: req.Project, send: send, reg: req.Registry, began: time.Now()}
+	err := func() error {
+		if req.Project == nil || req.Set == nil {
+			return &api.Error{Code: api.CodeInvalid, Message: "the request has no project or service"}
+		}
+		c.name = req.Project.Name
+		svc := req.Set
+		img, err := s.opt.Images.Get(svc.Image, svc.Platform)
+		if errors.Is(err, image.ErrNotFound) || err == nil && req.Pull == "always" {
+			if req.Pull == "never" || svc.PullPolicy == "never" && req.Pull == "" {
+				return &spec.Error{Pos: svc.Keys["image"], Err: err}
+			}
+			if err = s.pull(ctx, api.PullImage{Reference: svc.Image, Platform: svc.Platform, Service: svc.Name, Pos: svc.Keys["image"]}, req.Registry, c.event); err == nil {
+				img, err = s.opt.Images.Get(svc.Image, svc.Platform)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		release, err := s.turns.take(ctx, c.name, "run", func(behind string) {
+			c.event(api.Event{Kind: api.EventQueued, Text: "waiting for " + behind})
+		})
+		if err != nil {
+			return err
+		}
+		defer release()
+		for _, key := range sortedKeys(svc.Networks) {
+			if n := req.Project.Networks[key]; n != nil && !n.External && s.network(n.Name) == nil {
+				if err := s.createNetwork(req.Project, n.Name); err != nil {
+					return err
+				}
+			}
+		}
+		usesVolumes := false
+		for _, m := range svc.Mounts {
+			if m.Type != spec.MountVolume || m.Source == "" {
+				continue
+			}
+			usesVolumes = true
+			if v := req.Project.Volumes[m.Source]; v != nil && !v.External {
+				if _, err := s.opt.Volumes.Get(v.Name); errors.Is(err, volume.ErrNotFound) {
+					if err := c.makeVolume(v.Name); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		if faults := checkMounts(svc); len(faults) > 0 {
+			return faults[0]
+		}
+		m := making{project: req.Project, service: svc, image: img, name: req.Name, number: 1, oneOff: true, autoRemove: req.AutoRemove, aliases: req.UseAliases}
+		if m.name == "" {
+			m.name = fmt.Sprintf("%s-%s-run-%s", req.Project.Name, svc.Name, state.NewID()[:12])
+		}
+		if s.byName(c.name, m.name) != nil {
+			return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("container name %q is in use", m.name)}
+		}
+		if usesVolumes {
+			if up, _, err := s.running(api.Select{Project: req.Project.Name, Services: []string{req.Service}}); err == nil {
+				m.guests = s.snapshot(up).ID
+			}
+		}
+		r, err := s.makeReplica(ctx, m)
+		if err != nil {
+			return err
+		}
+		rec := s.snapshot(r)
+		c.event(api.Event{Kind: api.EventCreated, Replica: &api.ReplicaRef{ID: rec.ID, Name: rec.Name}})
+		s.prepare(r)
+		return nil
+	}()
+	done := api.Event{Kind: api.EventDone}
+	if err != nil {
+		done.Error = presentable(err)
+	}
+	c.event(done)
+}

@@ -1,0 +1,412 @@
+package supervisor
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"os"
+	"path"
+	goruntime "runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/stackvm/stack/guest/wire"
+	"github.com/stackvm/stack/runtime/image"
+	"github.com/stackvm/stack/runtime/logs"
+	"github.com/stackvm/stack/runtime/state"
+	"github.com/stackvm/stack/runtime/volume"
+	"github.com/stackvm/stack/spec"
+)
+
+const mib = 1 << 20
+
+const (
+	// What a machine needs beside a container's limit: kernel, agent, page tables.
+	overheadMiB  = 128
+	minMemoryMiB = 256
+	maxVCPUs     = 4
+)
+
+// The classes of memory that a machine without a limit is made with.
+var memoryClasses = []int{256, 512, 1024, 2048, 4096, 8192}
+
+// machineSize is what a service's machine is made with. Memory costs the host
+// what is touched.
+func (s *Supervisor) machineSize(svc *spec.Service) (vcpus, memoryMiB int) {
+	cores := goruntime.NumCPU()
+	vcpus = min(cores, maxVCPUs)
+	if svc.Resources.CPUs > 0 {
+		vcpus = min(cores, max(1, int(math.Ceil(svc.Resources.CPUs))))
+	}
+	if svc.Extension.VCPUs > 0 {
+		vcpus = svc.Extension.VCPUs
+	}
+	switch limit := svc.Resources.MemoryBytes; {
+	case svc.Extension.MemoryMiB > 0:
+		memoryMiB = svc.Extension.MemoryMiB
+	case limit > 0:
+		need := int((limit+mib-1)/mib) + overheadMiB
+		memoryMiB = max(minMemoryMiB, (need+need/16+63)/64*64)
+	case s.opt.MemoryMiB > 0:
+		memoryMiB = s.opt.MemoryMiB
+	default:
+		memoryMiB = defaultMemoryMiB(hostMemoryMiB())
+	}
+	return vcpus, memoryMiB
+}
+
+// defaultMemoryMiB is 2 GiB, or half of a small host's memory, rounded down to
+// a class.
+func defaultMemoryMiB(host int) int {
+	want := min(2048, host/2)
+	size := memoryClasses[0]
+	for _, class := range memoryClasses {
+		if class <= want {
+			size = class
+		}
+	}
+	return size
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// arguments are what a container runs. A cleared entrypoint or command is empty,
+// an unset one nil: then the image's counts, its command only together with its
+// entrypoint.
+func arguments(svc *spec.Service, img image.Config) []string {
+	entrypoint, command := img.Entrypoint, img.Cmd
+	if svc.Entrypoint != nil {
+		entrypoint, command = svc.Entrypoint, nil
+	}
+	if svc.Command != nil {
+		command = svc.Command
+	}
+	return slices.Concat(entrypoint, command)
+}
+
+// environment is the image's with the service's over it.
+func environment(svc *spec.Service, img image.Config) []string {
+	var env []string
+	for _, kv := range img.Env {
+		key, _, _ := strings.Cut(kv, "=")
+		if _, ok := svc.Environment[key]; !ok {
+			env = append(env, kv)
+		}
+	}
+	for _, key := range sortedKeys(svc.Environment) {
+		env = append(env, key+"="+svc.Environment[key])
+	}
+	return env
+}
+
+// Defaults of the compose specification.
+const (
+	probeInterval      = 30 * time.Second
+	probeTimeout       = 30 * time.Second
+	probeStartInterval = 5 * time.Second
+	probeRetries       = 3
+)
+
+// healthcheck merges the service's probe with the image's, field by field.
+func healthcheck(svc *spec.Service, img image.Config) (*wire.Healthcheck, error) {
+	var h spec.Healthcheck
+	if svc.Healthcheck != nil {
+		h = *svc.Healthcheck
+	}
+	if h.Disable {
+		return nil, nil
+	}
+	if i := img.Healthcheck; i != nil {
+		if len(h.Test) == 0 {
+			h.Test = i.Test
+		}
+		h.Interval = cmp.Or(h.Interval, i.Interval)
+		h.Timeout = cmp.Or(h.Timeout, i.Timeout)
+		h.StartPeriod = cmp.Or(h.StartPeriod, i.StartPeriod)
+		h.StartInterval = cmp.Or(h.StartInterval, i.StartInterval)
+		h.Retries = cmp.Or(h.Retries, i.Retries)
+	}
+	if len(h.Test) == 0 || h.Test[0] == "NONE" {
+		return nil, nil
+	}
+	out := &wire.Healthcheck{
+		Interval: cmp.Or(h.Interval, probeInterval), Timeout: cmp.Or(h.Timeout, probeTimeout),
+		StartPeriod: h.StartPeriod, StartInterval: cmp.Or(h.StartInterval, probeStartInterval), Retries: cmp.Or(h.Retries, probeRetries),
+	}
+	switch h.Test[0] {
+	case "CMD":
+		out.Test = h.Test[1:]
+	case "CMD-SHELL":
+		shell := img.Shell
+		if len(shell) == 0 {
+			shell = []string{"/bin/sh", "-c"}
+		}
+		out.Test = append(slices.Clone(shell), strings.Join(h.Test[1:], " "))
+	default:
+		return nil, fmt.Errorf("healthcheck test begins with %q: want CMD, CMD-SHELL or NONE", h.Test[0])
+	}
+	if len(out.Test) == 0 {
+		return nil, errors.New("healthcheck test has no command")
+	}
+	return out, nil
+}
+
+// containerOf writes down all that the agent needs to make a replica's
+// container; interfaces are filled in when its machine boots.
+func (s *Supervisor) containerOf(p *spec.Project, svc *spec.Service, img *image.Image, rec *state.Replica) (wire.Container, error) {
+	fault := func(key string, err error) error {
+		pos := svc.Pos
+		if at, ok := svc.Keys[key]; ok {
+			pos = at
+		}
+		return &spec.Error{Pos: pos, Err: fmt.Errorf("service %q: %w", svc.Name, err)}
+	}
+	r := svc.Resources
+	c := wire.Container{
+		ID: rec.ID, Name: rec.Name,
+		Root:       wire.Root{Image: imageSerial(img.ID), Scratch: scratchSerial(rec.ID), ScratchBytes: rec.ScratchBytes},
+		Args:       arguments(svc, img.Config),
+		Env:        environment(svc, img.Config),
+		WorkingDir: cmp.Or(svc.WorkingDir, img.Config.WorkingDir),
+		User:       cmp.Or(svc.User, img.Config.User),
+		Groups:     svc.GroupAdd,
+		TTY:        svc.TTY, Stdin: svc.StdinOpen, Init: svc.Init,
+		StopSignal: rec.StopSignal,
+		Hostname:   rec.Hostname, Domainname: svc.Domainname,
+		DNS:        wire.DNS{Servers: svc.DNS, Search: svc.DNSSearch, Options: svc.DNSOptions},
+		Privileged: svc.Privileged, CapAdd: svc.CapAdd, CapDrop: svc.CapDrop,
+		ReadOnlyRoot: svc.ReadOnly, Sysctls: svc.Sysctls, OOMScoreAdj: svc.OOMScoreAdj, ShmSize: svc.ShmSize,
+		Limits: wire.Limits{
+			CPUs: r.CPUs, CPUShares: r.CPUShares, CPUSet: r.CPUSet, MemoryBytes: r.MemoryBytes,
+			MemoryReservation: r.MemoryReservation, SwapBytes: r.SwapBytes, PIDs: r.PIDs,
+		},
+		Log: rec.Logging.Driver != "none",
+	}
+	if len(c.Args) == 0 {
+		return c, fault("command", fmt.Errorf("no command specified: neither the service nor image %s has one", rec.Image))
+	}
+	var err error
+	if c.Health, err = healthcheck(svc, img.Config); err != nil {
+		return c, fault("healthcheck", err)
+	}
+	for _, o := range svc.SecurityOpt {
+		if err := securityOption(&c, o); err != nil {
+			return c, fault("security_opt", err)
+		}
+	}
+	for _, u := range svc.Ulimits {
+		c.Rlimits = append(c.Rlimits, wire.Rlimit{Name: u.Name, Soft: u.Soft, Hard: u.Hard})
+	}
+	for _, d := range svc.Devices {
+		parts := strings.Split(d, ":")
+		dev := wire.Device{Source: parts[0], Path: parts[0]}
+		if len(parts) > 1 {
+			dev.Path = parts[1]
+		}
+		if len(parts) > 2 {
+			dev.Permissions = parts[2]
+		}
+		c.Devices = append(c.Devices, dev)
+	}
+	for _, h := range svc.ExtraHosts {
+		addr := h.Addr
+		if addr == "host-gateway" {
+			if addr = s.hostGateway(rec); addr == "" {
+				return c, fault("extra_hosts", errors.New("host-gateway: the service has no network with a way to the host"))
+			}
+		}
+		c.Hosts = append(c.Hosts, wire.Host{Addr: addr, Names: []string{h.Name}})
+	}
+	for _, use := range []struct {
+		refs   []spec.FileRef
+		from   map[string]*spec.Config
+		secret bool
+		what   string
+	}{{svc.Configs, p.Configs, false, "config"}, {svc.Secrets, p.Secrets, true, "secret"}} {
+		for _, ref := range use.refs {
+			content := use.from[ref.Source]
+			if content == nil {
+				return c, &spec.Error{Pos: ref.Pos, Err: fmt.Errorf("service %q: undefined %s %s", svc.Name, use.what, ref.Source)}
+			}
+			c.Files = append(c.Files, wire.File{Target: ref.Target, Content: content.Content, Mode: ref.Mode, UID: ref.UID, GID: ref.GID, Secret: use.secret})
+		}
+	}
+	c.Mounts, err = s.wireMounts(svc, rec)
+	return c, err
+}
+
+// hostGateway is the address by which a replica reaches its host.
+func (s *Supervisor) hostGateway(rec *state.Replica) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range rec.Endpoints {
+		if n := s.networks[e.NetworkID]; e.Gateway && n != nil && !n.rec.Internal {
+			for _, sub := range n.rec.Addresses.Subnets {
+				return sub.Gateway.String()
+			}
+		}
+	}
+	return ""
+}
+
+func securityOption(c *wire.Container, o string) error {
+	key, value, _ := strings.Cut(strings.Replace(o, ":", "=", 1), "=")
+	switch key {
+	case "no-new-privileges":
+		c.NoNewPrivs = value != "false"
+	case "seccomp":
+		if value == "unconfined" {
+			c.Seccomp = value
+			return nil
+		}
+		profile, err := os.ReadFile(value)
+		if err != nil {
+			return fmt.Errorf("security_opt %s: %w", o, err)
+		}
+		c.Seccomp = string(profile)
+	}
+	return nil // the rest is reported when the file is loaded
+}
+
+// mountsOf are what a replica mounts: the service's mounts and the volumes that
+// its image asks for, those of the replica it replaces where they are inherited.
+func mountsOf(p *spec.Project, svc *spec.Service, img image.Config, inherited map[string]string) ([]state.MountUse, error) {
+	var uses []state.MountUse
+	taken := map[string]bool{}
+	anonymous := func(target string) state.MountUse {
+		m := state.MountUse{Type: spec.MountVolume, Anonymous: true, Target: target, Volume: inherited[target]}
+		if m.Volume == "" {
+			m.Volume = state.NewID()
+		}
+		return m
+	}
+	for _, m := range svc.Mounts {
+		use := state.MountUse{Type: m.Type, Source: m.Source, Target: path.Clean(m.Target), ReadOnly: m.ReadOnly}
+		if m.Type == spec.MountVolume {
+			if m.Source == "" {
+				ro := use.ReadOnly
+				use = anonymous(use.Target)
+				use.ReadOnly = ro
+			} else {
+				v := p.Volumes[m.Source]
+				if v == nil {
+					return nil, &spec.Error{Pos: m.Pos, Err: fmt.Errorf("service %q: undefined volume %s", svc.Name, m.Source)}
+				}
+				use.Volume, use.Source = v.Name, ""
+			}
+		}
+		taken[use.Target] = true
+		uses = append(uses, use)
+	}
+	for _, target := range img.Volumes {
+		if target = path.Clean(target); !taken[target] {
+			uses = append(uses, anonymous(target))
+		}
+	}
+	return uses, nil
+}
+
+// wireMounts are a replica's mounts as the agent makes them, parents first.
+func (s *Supervisor) wireMounts(svc *spec.Service, rec *state.Replica) ([]wire.Mount, error) {
+	var out []wire.Mount
+	for i, use := range rec.Mounts {
+		var m spec.Mount // an image's volume has none
+		if i < len(svc.Mounts) {
+			m = svc.Mounts[i]
+		}
+		w := wire.Mount{Target: use.Target, ReadOnly: use.ReadOnly, Subpath: m.Subpath}
+		switch use.Type {
+		case spec.MountVolume:
+			w.Kind, w.Source, w.NoCopy = wire.MountVolume, volumeSerial(use.Volume), m.NoCopy
+			if v, err := s.opt.Volumes.Get(use.Volume); err == nil {
+				w.Bytes = v.Bytes
+			}
+		case spec.MountBind:
+			w.Kind, w.Source = wire.MountShare, bindShare(use)
+			if m.Propagation != "" {
+				w.Options = []string{m.Propagation}
+			}
+			info, err := os.Stat(use.Source)
+			if err != nil {
+				return nil, &spec.Error{Pos: m.Pos, Err: fmt.Errorf("service %q: bind source: %w", svc.Name, err)}
+			}
+			w.File = !info.IsDir()
+		case spec.MountTmpfs:
+			w.Kind, w.Bytes, w.Mode, w.UID, w.GID, w.Options = wire.MountTmpfs, m.SizeBytes, m.Mode, m.UID, m.GID, m.Options
+		case spec.MountImage:
+			img, err := s.opt.Images.Get(use.Source, rec.Platform)
+			if err != nil {
+				return nil, &spec.Error{Pos: m.Pos, Err: fmt.Errorf("service %q: %w", svc.Name, err)}
+			}
+			w.Kind, w.Source, w.ReadOnly = wire.MountImage, imageSerial(img.ID), true
+		}
+		out = append(out, w)
+	}
+	slices.SortStableFunc(out, func(a, b wire.Mount) int { return cmp.Compare(depth(a.Target), depth(b.Target)) })
+	return out, nil
+}
+
+func depth(target string) int {
+	if target == "/" {
+		return 0
+	}
+	return strings.Count(target, "/")
+}
+
+// labels are a replica's own and those by which compose tools know it.
+func labels(p *spec.Project, svc *spec.Service, img *image.Image, number int, oneOff bool) map[string]string {
+	l := maps.Clone(svc.Labels)
+	if l == nil {
+		l = map[string]string{}
+	}
+	for k, v := range img.Config.Labels {
+		if _, ok := l[k]; !ok {
+			l[k] = v
+		}
+	}
+	var deps []string
+	for _, name := range sortedKeys(svc.DependsOn) {
+		d := svc.DependsOn[name]
+		deps = append(deps, fmt.Sprintf("%s:%s:%t", name, d.Condition, d.Restart))
+	}
+	const prefix = "com.docker.compose."
+	maps.Copy(l, map[string]string{
+		prefix + "project": p.Name, prefix + "service": svc.Name, prefix + "container-number": fmt.Sprint(number),
+		prefix + "oneoff": map[bool]string{true: "True", false: "False"}[oneOff], prefix + "config-hash": svc.Hash,
+		prefix + "image": "sha256:" + strings.TrimPrefix(img.ID, "sha256:"), prefix + "depends_on": strings.Join(deps, ","),
+		prefix + "project.working_dir": p.WorkingDir, prefix + "project.config_files": strings.Join(p.Files, ","),
+	})
+	if len(p.EnvFiles) > 0 {
+		l[prefix+"project.environment_file"] = strings.Join(p.EnvFiles, ",")
+	}
+	return l
+}
+
+// newRecord decides all about a new replica that does not cost anything.
+func (s *Supervisor) newRecord(p *spec.Project, svc *spec.Service, img *image.Image, name string, number int) (*state.Replica, error) {
+	if _, err := logs.ParseRotation(svc.Logging.Options); err != nil {
+		return nil, &spec.Error{Pos: cmp.Or(svc.Keys["logging"], svc.Pos), Err: fmt.Errorf("service %q: %w", svc.Name, err)}
+	}
+	rec := &state.Replica{
+		ID: state.NewID(), Name: name, Created: time.Now(), Phase: state.Making,
+		Labels:  labels(p, svc, img, number, false),
+		Project: p.Name, Service: svc.Name, Number: number, Hash: svc.Hash, Aspects: svc.Aspects,
+		DependsOn: map[string]string{},
+		Image:     svc.Image, ImageID: img.ID, Platform: svc.Platform, Command: arguments(svc, img.Config), TTY: svc.TTY,
+		Restart: svc.Restart, StopSignal: cmp.Or(svc.StopSignal, img.Config.StopSignal), StopGrace: svc.StopGrace,
+		Logging: svc.Logging, ScratchBytes: cmp.Or(svc.StorageSize, volume.DefaultScratchBytes),
+		NetworkMode: svc.NetworkMode, Status: "created",
+	}
+	rec.Hostname = cmp.Or(svc.Hostname, rec.ID[:12])
+	for dep, d := range svc.DependsOn {
+		rec.DependsOn[dep] = d.Condition
+	}
+	for _, port := range svc.Ports {
+		rec.Ports = append(rec.Ports, state.PublishSpec{Port: port, Service: svc.Name})
+	}
+	rec.VCPUs, rec.MemoryMiB = s.machineSize(svc)
+	return rec, nil
+}

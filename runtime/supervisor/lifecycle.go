@@ -1,0 +1,916 @@
+package supervisor
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/stackvm/stack/guest/wire"
+	"github.com/stackvm/stack/planner"
+	"github.com/stackvm/stack/runtime/image"
+	"github.com/stackvm/stack/runtime/state"
+	"github.com/stackvm/stack/runtime/volume"
+	"github.com/stackvm/stack/spec"
+)
+
+const (
+	stopGrace = 10 * time.Second // compose's default stop_grace_period
+
+	// Docker's back-off between restarts.
+	firstBackoff = 100 * time.Millisecond
+	lastBackoff  = time.Minute
+	backoffReset = 10 * time.Second
+)
+
+// making is what a new replica is made from.
+type making struct {
+	project    *spec.Project
+	service    *spec.Service
+	image      *image.Image
+	name       string
+	number     int
+	oneOff     bool
+	autoRemove bool
+	aliases    bool              // its service's names lead to it
+	inherited  map[string]string // anonymous volumes taken over, by target
+	replaces   string
+	guests     string // id of the replica whose machine it shares
+}
+
+// makeReplica makes a replica: record, disks, addresses. Its machine is not
+// booted.
+func (s *Supervisor) makeReplica(ctx context.Context, m making) (_ *replica, err error) {
+	rec, err := s.newRecord(m.project, m.service, m.image, m.name, m.number)
+	if err != nil {
+		return nil, err
+	}
+	rec.OneOff, rec.AutoRemove, rec.Replaces, rec.Guests = m.oneOff, m.autoRemove, m.replaces, m.guests
+	if m.oneOff {
+		rec.Labels["com.docker.compose.oneoff"] = "True"
+	}
+	if rec.Mounts, err = mountsOf(m.project, m.service, m.image.Config, m.inherited); err != nil {
+		return nil, err
+	}
+	if err := s.opt.State.PutReplica(rec); err != nil {
+		return nil, err
+	}
+	r := newReplica(*rec)
+	s.mu.Lock()
+	s.replicas[rec.ID] = r
+	s.mu.Unlock()
+	defer func() {
+		if err != nil {
+			s.forget(r, m.inherited)
+		}
+	}()
+	for i, mount := range m.service.Mounts {
+		if mount.Type == spec.MountBind && mount.CreateHostPath {
+			// What is there may be a file.
+			if _, err := os.Stat(rec.Mounts[i].Source); !errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err := os.MkdirAll(rec.Mounts[i].Source, 0o755); err != nil {
+				return nil, &spec.Error{Pos: mount.Pos, Err: fmt.Errorf("service %q: bind source: %w", m.service.Name, err)}
+			}
+		}
+	}
+	for _, use := range rec.Mounts {
+		if use.Anonymous && m.inherited[use.Target] == "" {
+			if err := s.makeVolume(volume.Volume{Name: use.Volume, Project: m.project.Name, Anonymous: true}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if rec.Endpoints, err = s.endpoints(m.project, m.service, rec, m.aliases); err != nil {
+		return nil, err
+	}
+	container, err := s.containerOf(m.project, m.service, m.image, rec)
+	if err != nil {
+		return nil, err
+	}
+	rec.Probed = container.Health != nil
+	if err := s.opt.Scratch.Clone(s.scratchPath(rec.ID), rec.ScratchBytes); err != nil {
+		return nil, fmt.Errorf("container %s: making its disk: %w", rec.Name, err)
+	}
+	if err := s.opt.State.PutResolved(rec.ID, &state.Resolved{Container: container}); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	r.rec = *rec
+	s.mu.Unlock()
+	if err := s.openLog(r); err != nil {
+		return nil, err
+	}
+	s.update(r, func(rec *state.Replica) { rec.Phase = state.Made })
+	s.emit(replicaEvent(rec, "create", nil))
+	return r, nil
+}
+
+func (s *Supervisor) makeVolume(v volume.Volume) error {
+	v.Created = time.Now()
+	if v.Labels == nil {
+		v.Labels = map[string]string{}
+	}
+	if v.Project != "" {
+		v.Labels["com.docker.compose.project"] = v.Project
+	}
+	if v.Key != "" {
+		v.Labels["com.docker.compose.volume"] = v.Key
+	}
+	if _, err := s.opt.Volumes.Create(v); err != nil && !errors.Is(err, volume.ErrExists) {
+		return err
+	}
+	s.emit(objectEvent("volume", "create", v.Name, v.Name, v.Project, "", nil))
+	return nil
+}
+
+// forget removes a replica that has no machine, with everything of its own.
+// Its anonymous volumes stay unless keep is not nil and does not name them.
+func (s *Supervisor) forget(r *replica, keep map[string]string) {
+	rec := s.snapshot(r)
+	if rec.Phase == state.Making {
+		// Half made: nothing can be in the volumes that were made for it.
+		for _, m := range rec.Mounts {
+			if m.Anonymous && keep[m.Target] != m.Volume {
+				if err := s.opt.Volumes.Remove(m.Volume); err != nil && !errors.Is(err, volume.ErrNotFound) {
+					s.warn("removing a volume", err)
+				}
+			}
+		}
+	}
+	s.mu.Lock()
+	r.gone = true
+	delete(s.replicas, rec.ID)
+	s.notifyLocked(r)
+	s.mu.Unlock()
+	r.save.Lock() // a write under way would bring it back
+	defer r.save.Unlock()
+	if r.log != nil {
+		r.log.Close()
+	}
+	s.release(rec.Endpoints, rec.Name)
+	s.warn("removing a container", s.opt.State.DeleteReplica(rec.ID), "container", rec.Name)
+}
+
+// removeReplica removes a replica, which must not run, and the volumes named in
+// discard.
+func (s *Supervisor) removeReplica(ctx context.Context, r *replica, discard []string) error {
+	if err := r.op.lock(ctx); err != nil {
+		return err
+	}
+	defer r.op.unlock()
+	s.mu.Lock()
+	rec, host := clone(&r.rec), r.host
+	s.mu.Unlock()
+	if host != nil {
+		if rec.Status == planner.StatusRunning {
+			return fmt.Errorf("container %s is running: stop it first", rec.Name)
+		}
+		if err := s.endHost(ctx, r, host, 0); err != nil { // booted, never started
+			return err
+		}
+	}
+	s.update(r, func(rec *state.Replica) { rec.Phase = state.Removing })
+	s.forget(r, nil)
+	for _, name := range discard {
+		if err := s.opt.Volumes.Remove(name); err != nil && !errors.Is(err, volume.ErrNotFound) {
+			return err
+		}
+		s.emit(objectEvent("volume", "destroy", name, name, rec.Project, "", nil))
+	}
+	s.emit(replicaEvent(rec, "destroy", nil))
+	return nil
+}
+
+// prepare boots a replica's machine ahead of its start; it returns at once.
+func (s *Supervisor) prepare(r *replica) {
+	r.op <- struct{}{} // nobody else knows r yet
+	if !s.spawn(func() {
+		defer r.op.unlock()
+		if err := s.place(s.ctx, r); err != nil {
+			s.log.Info("booting a machine", "container", s.snapshot(r).Name, "err", err)
+			s.mu.Lock()
+			r.bootErr = err
+			s.mu.Unlock()
+		}
+	}) {
+		r.op.unlock()
+	}
+}
+
+// place gives a replica its container in a machine: one of its own, or that of
+// the replica it guests with. The caller holds r.op.
+func (s *Supervisor) place(ctx context.Context, r *replica) error {
+	rec := s.snapshot(r)
+	if r.log != nil {
+		if err := r.log.Begin(); err != nil {
+			return err
+		}
+	}
+	if rec.Guests != "" {
+		return s.join(ctx, r, rec.Guests)
+	}
+	return s.boot(ctx, r)
+}
+
+// join makes a replica's container in the machine of another.
+func (s *Supervisor) join(ctx context.Context, r *replica, of string) (err error) {
+	s.mu.Lock()
+	var h *hosted
+	if o := s.replicas[of]; o != nil && o.rec.Status == planner.StatusRunning {
+		h = o.host
+	}
+	if h == nil || h.client == nil {
+		s.mu.Unlock()
+		return fmt.Errorf("container %s: the machine it shares no longer runs", r.rec.Name)
+	}
+	h.replicas = append(h.replicas, r)
+	h.rec.Replicas = append(slices.Clone(h.rec.Replicas), r.rec.ID)
+	s.mu.Unlock()
+	endpoints := s.assignVLANs(h, r)
+	s.mu.Lock()
+	r.host = h
+	m := h.rec
+	s.mu.Unlock()
+	var added []string
+	defer func() {
+		if err != nil {
+			s.leaveMachine(context.WithoutCancel(ctx), h, r, added)
+		}
+	}()
+	if err := s.opt.State.PutMachine(&m); err != nil {
+		return err
+	}
+	s.update(r, func(rec *state.Replica) { rec.Machine, rec.Endpoints = h.id, endpoints })
+	rec := s.snapshot(r)
+	shared := map[string]bool{}
+	s.mu.Lock()
+	for _, o := range h.replicas {
+		if o == r {
+			continue
+		}
+		shared[imageSerial(o.rec.ImageID)] = true
+		for _, m := range o.rec.Mounts {
+			if m.Type == spec.MountVolume {
+				shared[volumeSerial(m.Volume)] = true
+			}
+			if m.Type == spec.MountBind {
+				shared[bindShare(m)] = true
+			}
+		}
+	}
+	s.mu.Unlock()
+	own := clone(rec)
+	own.Mounts = slices.DeleteFunc(slices.Clone(rec.Mounts), func(m state.MountUse) bool {
+		return m.Type == spec.MountVolume && shared[volumeSerial(m.Volume)]
+	})
+	disks, err := s.disks(ctx, own)
+	defer func() {
+		for _, d := range disks {
+			if d.Lock != nil {
+				d.Lock.Close()
+			}
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	for _, d := range disks {
+		if shared[d.Serial] {
+			continue
+		}
+		if err := h.m.AddDisk(ctx, d); err != nil {
+			return fmt.Errorf("container %s: %w", rec.Name, err)
+		}
+		added = append(added, d.Serial)
+	}
+	for _, share := range s.shares(rec) {
+		if shared[share.Name] {
+			continue
+		}
+		return fmt.Errorf("container %s: it mounts %s, which the machine of the running service was not given: stop that first", rec.Name, share.Path)
+	}
+	resolved, err := s.opt.State.Resolved(rec.ID)
+	if err != nil {
+		return err
+	}
+	container := resolved.Container
+	s.interfaces(&container, endpoints)
+	return h.client.Create(ctx, container)
+}
+
+// leaveMachine takes a container out of a machine that goes on without it.
+func (s *Supervisor) leaveMachine(ctx context.Context, h *hosted, r *replica, disks []string) {
+	rec := s.snapshot(r)
+	s.unplugReplica(h, r)
+	if err := h.client.Remove(ctx, rec.ID); err != nil {
+		if e, ok := errors.AsType[*wire.Error](err); !ok || e.Code != wire.CodeNotFound {
+			s.warn("removing a container from its machine", err, "container", rec.Name)
+		}
+	}
+	if disks == nil {
+		shared := map[string]bool{}
+		s.mu.Lock()
+		for _, o := range h.replicas {
+			if o != r {
+				shared[imageSerial(o.rec.ImageID)] = true
+				for _, m := range o.rec.Mounts {
+					shared[volumeSerial(m.Volume)] = shared[volumeSerial(m.Volume)] || m.Type == spec.MountVolume
+				}
+			}
+		}
+		s.mu.Unlock()
+		disks = append(disks, scratchSerial(rec.ID))
+		if i := imageSerial(rec.ImageID); !shared[i] {
+			disks = append(disks, i)
+		}
+		for _, m := range rec.Mounts {
+			if v := volumeSerial(m.Volume); m.Type == spec.MountVolume && !shared[v] && !slices.Contains(disks, v) {
+				disks = append(disks, v)
+			}
+		}
+	}
+	for _, serial := range disks {
+		s.warn("detaching a disk", h.m.RemoveDisk(ctx, serial), "container", rec.Name, "disk", serial)
+	}
+	s.mu.Lock()
+	h.replicas = slices.DeleteFunc(h.replicas, func(o *replica) bool { return o == r })
+	h.rec.Replicas = slices.DeleteFunc(slices.Clone(h.rec.Replicas), func(id string) bool { return id == rec.ID })
+	if r.log != nil {
+		h.rec.LogSeq = max(h.rec.LogSeq, r.log.Last())
+	}
+	vlans := map[uint16]state.VLAN{}
+	for n, v := range h.rec.VLANs {
+		if v.Replica != rec.ID {
+			vlans[n] = v
+		}
+	}
+	h.rec.VLANs = vlans
+	m := h.rec
+	if r.host == h {
+		r.host = nil
+		r.rec.Machine = ""
+	}
+	r.drained = true
+	s.notifyLocked(r)
+	s.mu.Unlock()
+	s.persist(r)
+	s.warn("recording a machine", s.opt.State.PutMachine(&m))
+}
+
+// start runs a replica, booting its machine if that has not been done.
+func (s *Supervisor) start(ctx context.Context, r *replica) error {
+	if err := r.op.lock(ctx); err != nil {
+		return err
+	}
+	defer r.op.unlock()
+	s.mu.Lock()
+	status, bootErr := r.rec.Status, r.bootErr
+	r.bootErr = nil
+	if r.pending != nil {
+		r.pending()
+	}
+	s.mu.Unlock()
+	switch {
+	case bootErr != nil:
+		s.failedStart(r, bootErr)
+		return bootErr
+	case status == planner.StatusRunning:
+		return nil
+	}
+	s.update(r, func(rec *state.Replica) { rec.Stopped, rec.Restarts = false, 0 })
+	s.mu.Lock()
+	r.backoff = 0
+	s.mu.Unlock()
+	if err := s.run(ctx, r); err != nil {
+		s.failedStart(r, err)
+		return err
+	}
+	return nil
+}
+
+// failedStart records why a replica does not run, and ends what was booted.
+func (s *Supervisor) failedStart(r *replica, err error) {
+	code := 128
+	if e, ok := errors.AsType[*wire.Error](err); ok {
+		switch e.Code {
+		case wire.CodeNoCommand:
+			code = 127
+		case wire.CodeCannotExec:
+			code = 126
+		}
+	}
+	s.update(r, func(rec *state.Replica) {
+		rec.ExitCode, rec.Error = code, firstLines(err.Error())
+		if rec.Status != planner.StatusCreated {
+			rec.Status, rec.Finished = planner.StatusExited, time.Now()
+		}
+	})
+	s.mu.Lock()
+	host := r.host
+	s.mu.Unlock()
+	if host != nil {
+		s.warn("ending a machine", s.endHost(context.WithoutCancel(s.ctx), r, host, 0))
+	}
+}
+
+func firstLines(text string) string {
+	const most = 8 << 10
+	return text[:min(len(text), most)]
+}
+
+// run starts a replica's container in its machine. The caller holds r.op.
+func (s *Supervisor) run(ctx context.Context, r *replica) (err error) {
+	s.mu.Lock()
+	h := r.host
+	s.mu.Unlock()
+	if h != nil && h.hasDied() {
+		select {
+		case <-h.ended:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		h = nil
+	}
+	if h == nil {
+		if err := s.place(ctx, r); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		h = r.host
+		s.mu.Unlock()
+		if h == nil {
+			return fmt.Errorf("container %s: its machine ended at once", s.snapshot(r).Name)
+		}
+	}
+	rec := s.snapshot(r)
+	if err := s.plugReplica(h, r); err != nil {
+		s.unplugReplica(h, r)
+		return err
+	}
+	s.mu.Lock()
+	r.starting, r.early = true, nil
+	r.rec.Health = nil // before the start: the first verdict may come at once
+	if rec.Probed {
+		r.rec.Health = &state.Health{Status: wire.HealthStarting}
+	}
+	s.mu.Unlock()
+	started, err := h.client.Start(ctx, rec.ID)
+	s.mu.Lock()
+	r.starting = false
+	early := r.early
+	s.mu.Unlock()
+	if err != nil {
+		s.unplugReplica(h, r)
+		if h.hasDied() {
+			err = h.explain(err)
+		}
+		return fmt.Errorf("container %s: %w", rec.Name, err)
+	}
+	s.mu.Lock()
+	r.run++
+	r.lastRun = time.Now()
+	r.drained = false
+	s.mu.Unlock()
+	s.update(r, func(rec *state.Replica) {
+		rec.Status, rec.Started, rec.Finished = planner.StatusRunning, cmp.Or(started.At, time.Now()), time.Time{}
+		rec.ExitCode, rec.OOM, rec.Error = 0, false, ""
+	})
+	s.emit(replicaEvent(rec, "start", nil))
+	if early != nil {
+		s.event(h, *early)
+	}
+	return nil
+}
+
+// event takes what an agent reports.
+func (s *Supervisor) event(h *hosted, e wire.Event) {
+	s.mu.Lock()
+	var r *replica
+	for _, o := range h.replicas {
+		if o.rec.ID == e.Container {
+			r = o
+		}
+	}
+	if r == nil {
+		s.mu.Unlock()
+		if e.Kind == wire.EventDisk {
+			s.log.Warn("a machine's disk", "machine", h.rec.Name, "message", e.Message)
+		}
+		return
+	}
+	if r.starting && e.Kind == wire.EventState && e.State == wire.StateExited {
+		r.early = &e
+		s.mu.Unlock()
+		return
+	}
+	status := r.rec.Status
+	s.mu.Unlock()
+	switch e.Kind {
+	case wire.EventState:
+		switch {
+		case e.State == wire.StateExited && e.Exit != nil:
+			if s.exited(h, r, *e.Exit, "") {
+				s.settleExit(r)
+			}
+		case e.State == wire.StateRunning && status != planner.StatusRunning && !s.isStarting(r):
+			// An earlier supervisor started it and had no time to say so.
+			s.adoptRunning(h, r, e.At)
+		}
+	case wire.EventHealth:
+		s.health(r, e)
+	case wire.EventOOM:
+		s.update(r, func(rec *state.Replica) { rec.OOM = true })
+		s.emit(replicaEvent(s.snapshot(r), "oom", nil))
+	case wire.EventDisk:
+		s.update(r, func(rec *state.Replica) { rec.Notice = e.Message })
+	}
+}
+
+func (s *Supervisor) isStarting(r *replica) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return r.starting
+}
+
+func (s *Supervisor) adoptRunning(h *hosted, r *replica, at time.Time) {
+	s.mu.Lock()
+	r.run++
+	r.lastRun, r.drained = at, false
+	s.mu.Unlock()
+	s.update(r, func(rec *state.Replica) {
+		rec.Status, rec.Started, rec.Finished = planner.StatusRunning, at, time.Time{}
+		rec.ExitCode, rec.OOM, rec.Error = 0, false, ""
+		if rec.Probed && rec.Health == nil {
+			rec.Health = &state.Health{Status: wire.HealthStarting}
+		}
+	})
+	s.warn("publishing", s.plugReplica(h, r), "container", s.snapshot(r).Name)
+}
+
+func (s *Supervisor) health(r *replica, e wire.Event) {
+	before := s.snapshot(r)
+	s.update(r, func(rec *state.Replica) {
+		rec.Health = &state.Health{Status: e.Health, FailingStreak: e.FailingStreak, Output: e.Output, At: e.At}
+	})
+	if before.Health == nil || before.Health.Status != e.Health {
+		s.emit(replicaEvent(before, "health_status: "+string(e.Health), nil))
+	}
+}
+
+// exited records the end of a replica's run. It reports false when that was
+// known.
+func (s *Supervisor) exited(h *hosted, r *replica, exit wire.ExitStatus, fault string) bool {
+	s.mu.Lock()
+	if r.rec.Status != planner.StatusRunning || r.host != h {
+		s.mu.Unlock()
+		return false
+	}
+	rec := &r.rec
+	rec.Status, rec.ExitCode, rec.OOM = planner.StatusExited, exit.Code, rec.OOM || exit.OOM
+	rec.Finished = exit.At
+	if rec.Finished.IsZero() || rec.Finished.Before(rec.Started) {
+		rec.Finished = time.Now()
+	}
+	rec.Error, rec.Health, rec.Notice = cmp.Or(fault, exit.Error), nil, ""
+	if fault != "" {
+		rec.Error = fault
+	}
+	s.notifyLocked(r)
+	snapshot := clone(rec)
+	s.mu.Unlock()
+	s.persist(r)
+	s.unplugReplica(h, r)
+	attrs := map[string]string{"exitCode": strconv.Itoa(exit.Code)}
+	s.emit(replicaEvent(snapshot, "die", attrs))
+	return true
+}
+
+// settleExit lets the restart policy decide what follows the end of a run.
+func (s *Supervisor) settleExit(r *replica) {
+	s.mu.Lock()
+	run := r.run
+	s.mu.Unlock()
+	s.spawn(func() { s.afterExit(r, run) })
+}
+
+// wantsRestart is the policy's answer.
+func wantsRestart(rec *state.Replica) bool {
+	if rec.Stopped {
+		return false
+	}
+	switch rec.Restart.Policy {
+	case "always", "unless-stopped":
+		return true
+	case "on-failure":
+		return rec.ExitCode != 0 && (rec.Restart.Max == 0 || rec.Restarts < rec.Restart.Max)
+	}
+	return false
+}
+
+// afterExit restarts a replica whose run has ended by itself, as often as its
+// policy wants, or ends its machine.
+func (s *Supervisor) afterExit(r *replica, run int) {
+	if r.op.lock(s.ctx) != nil {
+		return
+	}
+	s.mu.Lock()
+	if r.gone || r.stopping > 0 || r.run != run || r.rec.Status != planner.StatusExited && r.rec.Status != planner.StatusRestarting {
+		s.mu.Unlock()
+		r.op.unlock()
+		return
+	}
+	host := r.host
+	if !wantsRestart(&r.rec) {
+		auto, rec := r.rec.AutoRemove, clone(&r.rec)
+		s.mu.Unlock()
+		if rec.Status == planner.StatusRestarting {
+			s.update(r, func(rec *state.Replica) { rec.Status = planner.StatusExited })
+		}
+		if host != nil {
+			s.warn("ending a machine", s.endHost(s.ctx, r, host, 0), "container", rec.Name)
+		}
+		r.op.unlock()
+		if auto {
+			s.warn("removing a container", s.removeReplica(s.ctx, r, anonymous(rec)), "container", rec.Name)
+		}
+		s.resetIdle()
+		return
+	}
+	if time.Since(r.lastRun) >= backoffReset {
+		r.backoff = 0
+	}
+	r.backoff = min(max(2*r.backoff, firstBackoff), lastBackoff)
+	delay := r.backoff
+	waiting, cancel := context.WithCancel(s.ctx)
+	r.pending = cancel
+	s.mu.Unlock()
+	defer cancel()
+	s.update(r, func(rec *state.Replica) { rec.Status = planner.StatusRestarting })
+	r.op.unlock()
+
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-waiting.Done():
+		return // stopped, removed or started meanwhile
+	}
+	if r.op.lock(waiting) != nil {
+		return
+	}
+	s.mu.Lock()
+	r.pending = nil
+	valid := !r.gone && r.stopping == 0 && r.run == run && r.rec.Status == planner.StatusRestarting
+	s.mu.Unlock()
+	if !valid {
+		r.op.unlock()
+		return
+	}
+	s.update(r, func(rec *state.Replica) { rec.Restarts++ })
+	err := s.run(s.ctx, r)
+	if err != nil && s.ctx.Err() == nil {
+		s.log.Warn("restarting a container", "container", s.snapshot(r).Name, "err", err)
+		s.update(r, func(rec *state.Replica) { rec.Error, rec.ExitCode = firstLines(err.Error()), 128 })
+	}
+	r.op.unlock()
+	if err != nil && s.ctx.Err() == nil {
+		s.spawn(func() { s.afterExit(r, run) })
+	}
+}
+
+func anonymous(rec *state.Replica) []string {
+	var names []string
+	for _, m := range rec.Mounts {
+		if m.Anonymous {
+			names = append(names, m.Volume)
+		}
+	}
+	return names
+}
+
+// grace is how long a replica may take to stop; timeout, in seconds, overrides
+// it unless negative.
+func grace(rec *state.Replica, timeout int) time.Duration {
+	switch {
+	case timeout >= 0:
+		return time.Duration(timeout) * time.Second
+	case rec.StopGrace != nil:
+		return *rec.StopGrace
+	}
+	return stopGrace
+}
+
+// stop ends a replica's run and its machine. No policy restarts it until it is
+// started again.
+func (s *Supervisor) stop(ctx context.Context, r *replica, timeout int) error {
+	s.mu.Lock()
+	r.stopping++
+	if r.pending != nil {
+		r.pending()
+		r.pending = nil
+	}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		r.stopping--
+		s.mu.Unlock()
+	}()
+	if err := r.op.lock(ctx); err != nil {
+		return err
+	}
+	defer r.op.unlock()
+	s.mu.Lock()
+	host := r.host
+	rec := clone(&r.rec)
+	s.mu.Unlock()
+	if r.gone {
+		return nil
+	}
+	s.update(r, func(rec *state.Replica) { rec.Stopped = true })
+	if host != nil {
+		if err := s.endHost(ctx, r, host, grace(rec, timeout)); err != nil {
+			return err
+		}
+	}
+	s.update(r, func(rec *state.Replica) {
+		if rec.Status == planner.StatusRestarting || rec.Status == planner.StatusRunning || rec.Status == planner.StatusPaused {
+			rec.Status = planner.StatusExited
+			if rec.Finished.IsZero() {
+				rec.Finished = time.Now()
+			}
+		}
+	})
+	if rec.Status == planner.StatusRunning {
+		s.emit(replicaEvent(rec, "stop", nil))
+	}
+	s.resetIdle()
+	return nil
+}
+
+// endHost stops what runs of a replica and takes it out of its machine, which
+// ends with its last container. The caller holds r.op.
+func (s *Supervisor) endHost(ctx context.Context, r *replica, h *hosted, grace time.Duration) error {
+	if h.hasDied() || h.client == nil {
+		return s.waitEnded(ctx, h, 0)
+	}
+	s.mu.Lock()
+	others := len(h.replicas) > 1
+	rec := clone(&r.rec)
+	paused := strings.HasPrefix(rec.Notice, "paused")
+	s.mu.Unlock()
+	if paused {
+		s.warn("resuming a machine", h.m.Resume(ctx), "machine", h.rec.Name)
+	}
+	limit := grace + farewellTimeout
+	if grace < 0 {
+		limit = 1 << 62
+	}
+	if others {
+		if rec.Status == planner.StatusRunning {
+			bounded, cancel := context.WithTimeout(ctx, limit)
+			exit, err := h.client.Stop(bounded, wire.Stop{ID: rec.ID, Grace: grace})
+			cancel()
+			if err != nil {
+				return fmt.Errorf("stopping container %s: %w", rec.Name, err)
+			}
+			s.exited(h, r, exit, "")
+		}
+		s.leaveMachine(ctx, h, r, nil)
+		return nil
+	}
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	// The machine may be gone before its farewell is read: who clears up waits.
+	heard := make(chan struct{})
+	s.mu.Lock()
+	h.leaving = heard
+	s.mu.Unlock()
+	farewell, err := h.client.Shutdown(bounded, wire.Shutdown{Grace: grace})
+	if err == nil {
+		s.mu.Lock()
+		h.farewell = &farewell
+		s.mu.Unlock()
+	}
+	close(heard)
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if !h.hasDied() {
+			s.warn("a machine did not say farewell", err, "machine", h.rec.Name)
+			s.kill(h)
+			return nil
+		}
+		return s.waitEnded(ctx, h, 0)
+	}
+	if exit, ok := farewell.Containers[rec.ID]; ok {
+		s.exited(h, r, exit, "")
+	}
+	return s.waitEnded(ctx, h, farewellTimeout)
+}
+
+// waitEnded waits until a machine is cleared up; one that does not end within
+// limit is killed.
+func (s *Supervisor) waitEnded(ctx context.Context, h *hosted, limit time.Duration) error {
+	var late <-chan time.Time
+	if limit > 0 {
+		t := time.NewTimer(limit)
+		defer t.Stop()
+		late = t.C
+	}
+	select {
+	case <-h.ended:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-late:
+		s.kill(h)
+		return nil
+	}
+}
+
+// afterAdoption settles every replica that an earlier supervisor left in a
+// state that only it could have ended.
+func (s *Supervisor) afterAdoption() {
+	s.mu.Lock()
+	all := make([]*replica, 0, len(s.replicas))
+	for _, r := range s.replicas {
+		all = append(all, r)
+	}
+	s.mu.Unlock()
+	for _, r := range all {
+		rec := s.snapshot(r)
+		s.mu.Lock()
+		host := r.host
+		s.mu.Unlock()
+		switch {
+		case rec.Phase == state.Making || rec.Phase == state.Removing:
+			s.log.Info("a container that was left half done is removed", "container", rec.Name, "phase", rec.Phase)
+			if host != nil {
+				s.kill(host)
+			}
+			keep := map[string]string{}
+			s.mu.Lock()
+			if old := s.replicas[rec.Replaces]; old != nil {
+				for _, m := range old.rec.Mounts {
+					keep[m.Target] = m.Volume
+				}
+			}
+			s.mu.Unlock()
+			s.forget(r, keep)
+		case host != nil && rec.Status == planner.StatusCreated:
+			// Booted for a start that never came; a plan boots again.
+			s.mu.Lock()
+			started := r.rec.Status != planner.StatusCreated
+			s.mu.Unlock()
+			if !started && rec.Started.IsZero() {
+				s.settleBoot(r)
+			}
+		case host == nil && (rec.Status == planner.StatusRunning || rec.Status == planner.StatusPaused):
+			s.mu.Lock()
+			r.rec.Status, r.rec.ExitCode, r.rec.Finished, r.rec.Health = planner.StatusExited, 255, time.Now(), nil
+			r.rec.Error = "its machine ended while no supervisor ran"
+			r.rec.Machine, r.rec.Notice, r.rec.Published = "", "", nil
+			restart := wantsRestart(&r.rec)
+			if !restart {
+				r.rec.Status = planner.StatusDead
+			}
+			s.mu.Unlock()
+			s.persist(r)
+			if restart {
+				s.settleExit(r)
+			}
+		case rec.Status == planner.StatusRestarting, rec.Status == planner.StatusExited && host != nil:
+			s.settleExit(r)
+		case rec.Status == planner.StatusCreated && rec.OneOff && rec.AutoRemove:
+			s.spawn(func() { s.warn("removing a container", s.removeReplica(s.ctx, r, anonymous(rec))) })
+		case rec.Machine != "" && host == nil:
+			s.update(r, func(rec *state.Replica) { rec.Machine = "" })
+		}
+	}
+}
+
+// settleBoot ends the machine of a replica that was booted and not started.
+func (s *Supervisor) settleBoot(r *replica) {
+	s.spawn(func() {
+		if r.op.lock(s.ctx) != nil {
+			return
+		}
+		defer r.op.unlock()
+		s.mu.Lock()
+		host, status := r.host, r.rec.Status
+		r.bootErr = nil
+		s.mu.Unlock()
+		if host != nil && status != planner.StatusRunning && status != planner.StatusRestarting {
+			s.warn("ending a machine", s.endHost(s.ctx, r, host, 0))
+		}
+	})
+}

@@ -1,0 +1,769 @@
+package supervisor
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stackvm/stack/guest/wire"
+	"github.com/stackvm/stack/network/ipam"
+	"github.com/stackvm/stack/planner"
+	"github.com/stackvm/stack/runtime/logs"
+	"github.com/stackvm/stack/runtime/machine"
+	"github.com/stackvm/stack/runtime/machine/control"
+	"github.com/stackvm/stack/runtime/share"
+	"github.com/stackvm/stack/runtime/state"
+	"github.com/stackvm/stack/runtime/volume"
+	"github.com/stackvm/stack/spec"
+)
+
+const (
+	// An agent answers within a second; under emulation, on a busy host, later.
+	answerTimeout = 2 * time.Minute
+	// How long past its grace a machine may take to say farewell.
+	farewellTimeout = 30 * time.Second
+	// The pause between looks for space on a full host disk: nothing tells when
+	// there is some again.
+	spaceInterval = time.Second
+	// The pause before a log that could not be written is tried again.
+	logRetry = time.Second
+	// How much of a crashed kernel's console is kept in a record.
+	crashLines = 20
+)
+
+// hosted is a running machine.
+type hosted struct {
+	id     string
+	m      machine.Machine
+	client *control.Client // nil until the agent has answered
+	share  ShareServer     // nil without host folders
+
+	ctx     context.Context // of its goroutines; ends with it, or with the supervisor
+	cancel  context.CancelFunc
+	loops   sync.WaitGroup
+	settled chan struct{} // closed when no more loops are added
+	died    chan struct{} // closed when its process has ended
+	ended   chan struct{} // closed when all that was its is cleared up
+
+	// Guarded by Supervisor.mu.
+	rec      state.Machine
+	replicas []*replica    // whose container it has
+	leaving  chan struct{} // closed when the answer to a shutdown is there
+	farewell *wire.Farewell
+	killed   bool // by us
+}
+
+// Serials are how a machine's disks are told apart. Each is derived from what
+// the disk holds, so a record needs not list them.
+func imageSerial(id string) string    { return "i" + short(strings.TrimPrefix(id, "sha256:")) }
+func scratchSerial(id string) string  { return "c" + short(id) }
+func volumeSerial(name string) string { return "v" + digest(name) }
+func shareName(path string) string    { return "s" + digest(path) }
+
+func short(id string) string { return id[:min(16, len(id))] }
+
+func digest(s string) string {
+	h := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(h[:8])
+}
+
+func keptName(machineID, handle string) string { return "machine/" + machineID + "/" + handle }
+
+// boot makes a machine for a replica and its container in it, nothing started.
+// The caller holds r.op.
+func (s *Supervisor) boot(ctx context.Context, r *replica) (err error) {
+	rec := s.snapshot(r)
+	resolved, err := s.opt.State.Resolved(rec.ID)
+	if err != nil {
+		return fmt.Errorf("starting container %s: %w", rec.Name, err)
+	}
+	guest, err := s.opt.Guest()
+	if err != nil {
+		return err
+	}
+	m := state.Machine{
+		ID: state.NewID(), Name: rec.Name, Created: time.Now(), Phase: state.Making,
+		VCPUs: rec.VCPUs, MemoryMiB: rec.MemoryMiB, MTU: s.opt.MTU, Guest: guest.Digest,
+		Replicas: []string{rec.ID},
+	}
+	mac := ipam.MAC(m.ID, "trunk")
+	m.MAC = mac.String()
+	if err := s.opt.State.PutMachine(&m); err != nil {
+		return err
+	}
+	h := s.newHosted(m, r)
+	defer func() {
+		if err != nil {
+			s.abandon(h)
+			err = fmt.Errorf("container %s: %w", rec.Name, err)
+		}
+	}()
+	dir := filepath.Join(s.opt.State.MachineDir(m.ID), "run")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	disks, err := s.disks(ctx, rec)
+	defer func() {
+		for _, d := range disks {
+			if d.Lock != nil {
+				d.Lock.Close() // the machine has its own
+			}
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	cfg := machine.Config{
+		ID: m.ID, Name: rec.Name, Dir: dir, VCPUs: m.VCPUs, MemoryMiB: m.MemoryMiB,
+		Kernel: guest.Kernel, Initramfs: guest.Initramfs, Key: wire.NewKey(),
+		Disks: disks, MAC: mac, MTU: m.MTU,
+	}
+	if shares := s.shares(rec); len(shares) > 0 {
+		if h.share, err = s.opt.Shares.Serve(shares, cfg.Key); err != nil {
+			return err
+		}
+		cfg.Shares = h.share.Port()
+		defer cfg.Shares.Close()
+		record := h.share.Record()
+		h.rec.Shares = &record
+		if err := s.opt.State.PutMachine(&h.rec); err != nil {
+			return err
+		}
+	}
+	started, err := s.opt.Driver.Start(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if !s.begin(h, started) {
+		s.warn("ending a machine", started.Kill(context.WithoutCancel(ctx)))
+		return errClosing
+	}
+	defer h.settle()
+	kept := map[string]*os.File{}
+	for name, f := range started.Handles() {
+		kept[keptName(m.ID, name)] = f
+	}
+	if err := s.opt.Keeper.Put(kept); err != nil {
+		return err
+	}
+	endpoints := s.assignVLANs(h, r)
+	s.mu.Lock()
+	h.rec.Record, h.rec.Phase = started.Record(), state.Made
+	m = h.rec
+	s.mu.Unlock()
+	if err := s.opt.State.PutMachine(&m); err != nil {
+		return err
+	}
+	s.update(r, func(rec *state.Replica) { rec.Machine, rec.Endpoints = m.ID, endpoints })
+	if err := s.opt.Fabric.Plug(m.ID, started.Handles()[machine.HandleTrunk]); err != nil {
+		return err
+	}
+	if err := s.connect(ctx, h); err != nil {
+		return err
+	}
+	container := resolved.Container
+	s.interfaces(&container, endpoints)
+	if err := h.client.Create(ctx, container); err != nil {
+		return h.explain(err)
+	}
+	return nil
+}
+
+// disks are those of a replica's machine, volumes locked.
+func (s *Supervisor) disks(ctx context.Context, rec *state.Replica) ([]machine.Disk, error) {
+	var disks []machine.Disk
+	add := func(d machine.Disk) {
+		if !slices.ContainsFunc(disks, func(o machine.Disk) bool { return o.Serial == d.Serial }) {
+			disks = append(disks, d)
+		} else if d.Lock != nil {
+			d.Lock.Close()
+		}
+	}
+	imageDisk := func(ref string) error {
+		img, err := s.opt.Images.Get(ref, rec.Platform)
+		if err != nil {
+			return err
+		}
+		d, err := s.opt.Images.Disk(img)
+		if err != nil {
+			return err
+		}
+		out := machine.Disk{Serial: imageSerial(img.ID), Kind: machine.DiskImage}
+		for _, e := range d.Extents {
+			out.Extents = append(out.Extents, machine.Extent{Path: e.Path, Bytes: e.Bytes})
+		}
+		add(out)
+		return nil
+	}
+	if err := imageDisk(rec.ImageID); err != nil {
+		return disks, err
+	}
+	add(machine.Disk{
+		Serial: scratchSerial(rec.ID), Kind: machine.DiskScratch,
+		Extents: []machine.Extent{{Path: s.scratchPath(rec.ID), Bytes: rec.ScratchBytes}},
+	})
+	seen := map[string]bool{}
+	for _, m := range rec.Mounts {
+		switch m.Type {
+		case spec.MountVolume:
+			if seen[m.Volume] {
+				continue
+			}
+			seen[m.Volume] = true
+			v, err := s.opt.Volumes.Get(m.Volume)
+			if err != nil {
+				return disks, err
+			}
+			lock, err := s.opt.Volumes.Lock(m.Volume, rec.Name)
+			if err != nil {
+				return disks, s.volumeBusy(rec, m.Volume, err)
+			}
+			add(machine.Disk{
+				Serial: volumeSerial(m.Volume), Kind: machine.DiskVolume, Lock: lock,
+				Extents: []machine.Extent{{Path: v.Disk, Bytes: v.Bytes}},
+			})
+		case spec.MountImage:
+			if err := imageDisk(m.Source); err != nil {
+				return disks, err
+			}
+		}
+	}
+	return disks, nil
+}
+
+// scratchPath is the writable disk of a container.
+func (s *Supervisor) scratchPath(id string) string {
+	return filepath.Join(s.opt.State.ReplicaDir(id), "scratch.img")
+}
+
+// volumeBusy names the service that holds a volume.
+func (s *Supervisor) volumeBusy(rec *state.Replica, name string, cause error) error {
+	var busy *volume.BusyError
+	if !errors.As(cause, &busy) {
+		return cause
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.replicas {
+		if o.rec.ID == rec.ID || o.host == nil {
+			continue
+		}
+		for _, m := range o.rec.Mounts {
+			if m.Type == spec.MountVolume && m.Volume == name {
+				return fmt.Errorf("volume %q of service %q is in use by container %s of service %q: two machines cannot write one volume",
+					name, rec.Service, o.rec.Name, o.rec.Service)
+			}
+		}
+	}
+	return fmt.Errorf("service %q: %w", rec.Service, cause)
+}
+
+func (s *Supervisor) shares(rec *state.Replica) []share.Share {
+	var shares []share.Share
+	seen := map[string]bool{}
+	for _, m := range rec.Mounts {
+		if name := bindShare(m); m.Type == spec.MountBind && !seen[name] {
+			seen[name] = true
+			shares = append(shares, share.Share{Name: name, Path: m.Source, ReadOnly: m.ReadOnly})
+		}
+	}
+	return shares
+}
+
+// bindShare names a bind: the same folder may be there twice, once read-only.
+func bindShare(m state.MountUse) string {
+	if m.ReadOnly {
+		return shareName(m.Source + "\x00ro")
+	}
+	return shareName(m.Source)
+}
+
+func (s *Supervisor) newHosted(rec state.Machine, replicas ...*replica) *hosted {
+	h := &hosted{
+		id: rec.ID, rec: rec, replicas: replicas,
+		settled: make(chan struct{}), died: make(chan struct{}), ended: make(chan struct{}),
+	}
+	h.ctx, h.cancel = context.WithCancel(s.ctx)
+	return h
+}
+
+// begin makes a running machine known and watches it; it reports false when the
+// supervisor is closing. The caller calls settle when it starts no more loops.
+func (s *Supervisor) begin(h *hosted, m machine.Machine) bool {
+	h.m = m
+	ok := s.spawn(func() { s.watch(h) })
+	if !ok {
+		h.m = nil
+		return false
+	}
+	s.mu.Lock()
+	s.hosts[h.id] = h
+	for _, r := range h.replicas {
+		r.host = h
+	}
+	s.mu.Unlock()
+	return true
+}
+
+func (h *hosted) settle() { close(h.settled) }
+
+// watch waits for the machine's process to end and then clears up.
+func (s *Supervisor) watch(h *hosted) {
+	if _, err := h.m.Wait(h.ctx); err != nil {
+		return // let go of
+	}
+	close(h.died)
+	<-h.settled
+	h.loops.Wait() // what it had said is heard
+	s.machineEnded(h)
+}
+
+// abandon ends a machine that could not be made whole, before anything ran.
+func (s *Supervisor) abandon(h *hosted) {
+	if h.m == nil {
+		h.cancel()
+		if h.share != nil {
+			h.share.End()
+		}
+		s.warn("removing a machine", s.opt.State.DeleteMachine(h.id))
+		return
+	}
+	s.kill(h)
+}
+
+// kill ends a machine without a word to its agent, and waits until all is
+// cleared up.
+func (s *Supervisor) kill(h *hosted) {
+	s.mu.Lock()
+	h.killed = true
+	s.mu.Unlock()
+	s.warn("ending a machine", h.m.Kill(context.WithoutCancel(s.ctx)), "machine", h.rec.Name)
+	select {
+	case <-h.ended:
+	case <-s.ctx.Done():
+	}
+}
+
+// letGo ends the goroutines of a machine and leaves it running.
+func (h *hosted) letGo() error {
+	h.cancel()
+	h.loops.Wait()
+	var err error
+	if h.client != nil {
+		err = h.client.Close()
+	}
+	return errors.Join(err, h.m.Close())
+}
+
+// connect opens the session with a machine's agent and starts what listens to
+// it.
+func (s *Supervisor) connect(ctx context.Context, h *hosted) error {
+	opening, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		select {
+		case <-h.died:
+			cancel()
+		case <-stop:
+		}
+	})
+	s.mu.Lock()
+	var hello wire.Hello
+	if len(h.replicas) > 0 {
+		hello.Hostname = h.replicas[0].rec.Hostname
+	}
+	s.mu.Unlock()
+	client, reply, err := control.Open(opening, h.m.Control(), h.m.Record().Key, hello)
+	close(stop)
+	wg.Wait()
+	if err != nil {
+		switch {
+		case h.hasDied():
+			err = errors.New("its machine ended before the agent answered")
+		case errors.Is(err, context.DeadlineExceeded):
+			err = fmt.Errorf("its machine's agent did not answer within %v", answerTimeout)
+		}
+		return h.explain(err)
+	}
+	s.mu.Lock()
+	h.client, h.rec.BootID = client, reply.BootID
+	rec := h.rec
+	for _, r := range h.replicas {
+		s.notifyLocked(r)
+	}
+	s.mu.Unlock()
+	if err := s.opt.State.PutMachine(&rec); err != nil {
+		return err
+	}
+	h.loops.Go(func() {
+		err := client.Events(h.ctx, func(e wire.Event) error { s.event(h, e); return nil })
+		if !h.hasDied() && h.ctx.Err() == nil {
+			s.warn("the machine's events broke off", err, "machine", rec.Name)
+			s.silent(h)
+		}
+	})
+	h.loops.Go(func() { s.readLogs(h) })
+	h.loops.Go(func() { s.notices(h) })
+	return nil
+}
+
+// silent ends a machine whose agent has broken off the session without its end:
+// nothing in it can be reached any more.
+func (s *Supervisor) silent(h *hosted) {
+	select {
+	case <-h.died:
+	case <-h.ctx.Done():
+	case <-time.After(farewellTimeout): // a machine that is ending breaks off first
+		s.warn("ending a machine that broke off", h.m.Kill(h.ctx), "machine", h.rec.Name)
+	}
+}
+
+func (h *hosted) hasDied() bool {
+	select {
+	case <-h.died:
+		return true
+	default:
+		return false
+	}
+}
+
+// explain adds the kernel's last lines to the error of a machine that ended or
+// never answered.
+func (h *hosted) explain(err error) error {
+	if tail := lastLines(h.m.ConsoleTail(), crashLines); tail != "" && (h.hasDied() || h.client == nil) {
+		return fmt.Errorf("%w; its console ends with:\n%s", err, tail)
+	}
+	return err
+}
+
+func lastLines(text string, n int) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// machineEnded clears up after a machine's process has gone, and says how what
+// ran in it ended.
+func (s *Supervisor) machineEnded(h *hosted) {
+	h.cancel()
+	s.mu.Lock()
+	leaving := h.leaving
+	s.mu.Unlock()
+	if leaving != nil {
+		<-leaving
+	}
+	s.mu.Lock()
+	replicas := slices.Clone(h.replicas)
+	farewell, killed := h.farewell, h.killed
+	s.mu.Unlock()
+	tail := ""
+	if farewell == nil && !killed {
+		tail = lastLines(h.m.ConsoleTail(), crashLines)
+	}
+	var ended []*replica
+	for _, r := range replicas {
+		exit, fault := wire.ExitStatus{Code: 137, At: time.Now()}, ""
+		if farewell != nil {
+			if e, ok := farewell.Containers[s.snapshot(r).ID]; ok {
+				exit = e
+			}
+			if len(farewell.Unsynced) > 0 {
+				fault = "its machine could not write everything to disk: " + strings.Join(farewell.Unsynced, ", ")
+			}
+		} else if !killed {
+			exit.Code = 255
+			fault = "its machine crashed"
+			if tail != "" {
+				fault += "; its console ends with:\n" + tail
+			}
+		}
+		s.unplugReplica(h, r)
+		if s.exited(h, r, exit, fault) {
+			ended = append(ended, r)
+		}
+	}
+	if err := s.opt.Fabric.Unplug(h.id); err != nil {
+		s.log.Debug("unplugging a machine", "machine", h.rec.Name, "err", err)
+	}
+	var names []string
+	for name := range h.m.Handles() {
+		names = append(names, keptName(h.id, name))
+	}
+	s.keeperDrop(names...)
+	if h.client != nil {
+		h.client.Close()
+	}
+	switch {
+	case h.share != nil:
+		h.share.End()
+	case h.rec.Shares != nil: // an earlier supervisor's
+		killProcess(h.rec.Shares.PID, h.rec.Shares.StartTime, h.rec.Shares.HostBoot)
+	}
+	h.m.Close()
+	s.warn("removing a machine", s.opt.State.DeleteMachine(h.id), "machine", h.rec.Name)
+	s.mu.Lock()
+	delete(s.hosts, h.id)
+	for _, r := range replicas {
+		if r.host == h {
+			r.host = nil
+			r.rec.Machine, r.rec.Notice = "", ""
+		}
+		r.drained = true
+		s.notifyLocked(r)
+	}
+	s.mu.Unlock()
+	for _, r := range replicas {
+		s.persist(r)
+	}
+	close(h.ended)
+	for _, r := range ended {
+		s.settleExit(r)
+	}
+	s.resetIdle()
+}
+
+// readLogs writes what the machine's containers print until it ends.
+func (s *Supervisor) readLogs(h *hosted) {
+	for {
+		err := control.ReadLogBatches(h.ctx, h.m.Logs(), h.m.Record().Key, s.lastLog(h), func(batch []wire.LogRecord) error {
+			return s.writeLogs(h, batch)
+		})
+		if h.hasDied() || h.ctx.Err() != nil {
+			return
+		}
+		select { // it may just be ending: then it has no more to say
+		case <-h.died:
+			return
+		case <-h.ctx.Done():
+			return
+		case <-time.After(logRetry):
+			s.warn("reading logs", err, "machine", h.rec.Name)
+		}
+	}
+}
+
+// lastLog is the last record of the machine that is written down.
+func (s *Supervisor) lastLog(h *hosted) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := h.rec.LogSeq
+	for _, r := range h.replicas {
+		if r.log != nil {
+			last = max(last, r.log.Last())
+		}
+	}
+	return last
+}
+
+// writeLogs writes a batch: each replica's part at once, in the order of the
+// numbers, so that the highest one found in the files is the last.
+func (s *Supervisor) writeLogs(h *hosted, batch []wire.LogRecord) error {
+	for len(batch) > 0 {
+		id, n := batch[0].Container, 1
+		for n < len(batch) && batch[n].Container == id {
+			n++
+		}
+		s.mu.Lock()
+		var w *logs.Writer
+		for _, r := range h.replicas {
+			if r.rec.ID == id {
+				w = r.log
+			}
+		}
+		s.mu.Unlock()
+		if w != nil {
+			records := make([]*wire.LogRecord, n)
+			for i := range n {
+				records[i] = &batch[i]
+			}
+			if err := w.Append(records...); err != nil {
+				return err
+			}
+		}
+		batch = batch[n:]
+	}
+	return nil
+}
+
+// notices follows what the hypervisor says. A machine that the host's full disk
+// has paused is resumed when there is space again.
+func (s *Supervisor) notices(h *hosted) {
+	var space <-chan time.Time
+	for {
+		select {
+		case n, ok := <-h.m.Notices():
+			if !ok {
+				return
+			}
+			switch n.Kind {
+			case machine.NoticeDiskFull:
+				s.log.Warn("a machine is paused: the host's disk is full", "machine", h.rec.Name, "disk", n.Serial)
+				s.setNotice(h, "paused: no space left on the host for "+s.diskName(h, n.Serial))
+				space = time.After(spaceInterval)
+			case machine.NoticeDiskError:
+				s.setNotice(h, "I/O error on the host's disk: "+n.Text)
+			case machine.NoticeResumed:
+				s.setNotice(h, "")
+			}
+		case <-space:
+			space = nil
+			if free, err := freeBytes(s.opt.State.Dir()); err == nil && free < resumeBytes {
+				space = time.After(spaceInterval)
+				continue
+			}
+			if err := h.m.Resume(h.ctx); err != nil {
+				s.warn("resuming a machine", err, "machine", h.rec.Name)
+				continue
+			}
+			s.setNotice(h, "")
+		case <-h.ctx.Done():
+			return
+		}
+	}
+}
+
+// resumeBytes is how much space makes it worth while to let a paused machine
+// run on.
+const resumeBytes = 64 << 20
+
+func freeBytes(dir string) (int64, error) {
+	var st unix.Statfs_t
+	for {
+		err := unix.Statfs(dir, &st)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.ENOENT) && dir != "/":
+			dir = filepath.Dir(dir)
+		default:
+			return int64(st.Bavail) * int64(st.Bsize), err
+		}
+	}
+}
+
+func (s *Supervisor) setNotice(h *hosted, text string) {
+	s.mu.Lock()
+	replicas := slices.Clone(h.replicas)
+	s.mu.Unlock()
+	for _, r := range replicas {
+		s.update(r, func(rec *state.Replica) { rec.Notice = text })
+	}
+}
+
+// diskName says what a serial stands for.
+func (s *Supervisor) diskName(h *hosted, serial string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range h.replicas {
+		if serial == scratchSerial(r.rec.ID) {
+			return "the files of " + r.rec.Name
+		}
+		for _, m := range r.rec.Mounts {
+			if m.Type == spec.MountVolume && serial == volumeSerial(m.Volume) {
+				return "volume " + m.Volume
+			}
+		}
+	}
+	return "a disk"
+}
+
+// adoptAll goes on with the machines of an earlier supervisor, and clears up
+// those that ended, or that it cannot reach any more.
+func (s *Supervisor) adoptAll(records []*state.Machine) {
+	known := map[int]bool{}
+	for _, rec := range records {
+		known[rec.Record.PID] = true
+		if rec.Shares != nil {
+			known[rec.Shares.PID] = true
+		}
+	}
+	killOrphans(filepath.Join(s.opt.State.Dir(), "machines"), known, s.log)
+	var wg sync.WaitGroup // machines answer in their own time
+	for _, rec := range records {
+		h := s.newHosted(*rec)
+		for _, id := range rec.Replicas {
+			if r := s.replicas[id]; r != nil {
+				h.replicas = append(h.replicas, r)
+			}
+		}
+		handles := machine.Handles{}
+		prefix := keptName(rec.ID, "")
+		for name := range s.opt.Held {
+			if handle, ok := strings.CutPrefix(name, prefix); ok {
+				handles[handle] = s.take(name)
+			}
+		}
+		wg.Go(func() {
+			if err := s.adopt(h, rec, handles); err != nil {
+				s.log.Warn("a machine is lost", "machine", rec.Name, "err", err)
+				s.bury(h, rec)
+			}
+		})
+	}
+	wg.Wait()
+	s.afterAdoption()
+}
+
+func (s *Supervisor) adopt(h *hosted, rec *state.Machine, handles machine.Handles) error {
+	closeAll := func() {
+		for _, f := range handles {
+			f.Close()
+		}
+	}
+	if rec.Phase != state.Made || len(handles) == 0 || len(h.replicas) == 0 {
+		closeAll()
+		return errors.New("its streams were not kept")
+	}
+	m, err := s.opt.Driver.Adopt(h.ctx, rec.Record, handles)
+	if err != nil {
+		closeAll()
+		return err
+	}
+	s.begin(h, m)
+	defer h.settle()
+	if err := s.opt.Fabric.Plug(h.id, m.Handles()[machine.HandleTrunk]); err != nil {
+		return err
+	}
+	for _, r := range h.replicas {
+		if s.snapshot(r).Status == planner.StatusRunning {
+			if err := s.plugReplica(h, r); err != nil {
+				return err
+			}
+		}
+	}
+	return s.connect(h.ctx, h)
+}
+
+// bury ends what is left of a machine that cannot be adopted.
+func (s *Supervisor) bury(h *hosted, rec *state.Machine) {
+	if h.m != nil {
+		s.kill(h)
+		return
+	}
+	h.cancel()
+	killProcess(rec.Record.PID, rec.Record.StartTime, rec.Record.HostBoot)
+	if rec.Shares != nil {
+		killProcess(rec.Shares.PID, rec.Shares.StartTime, rec.Shares.HostBoot)
+	}
+	s.warn("removing a machine", s.opt.State.DeleteMachine(rec.ID), "machine", rec.Name)
+}
+
+// killProcess ends a process, if it is still the one that was recorded, and
+// waits for its end.
+func killProcess(pid int, startTime uint64, hostBoot string) {
+	if !state.ProcessAlive(pid, startTime, hostBoot) {
+		return
+	}
+	waitEnd(pid, func() bool { return state.ProcessAlive(pid, startTime, hostBoot) }, func() { _ = unix.Kill(pid, syscall.SIGKILL) })
+}

@@ -1,0 +1,204 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/docker/go-units"
+
+	"github.com/stackvm/stack/planner"
+	"github.com/stackvm/stack/runtime/state"
+	"github.com/stackvm/stack/spec"
+)
+
+// lowSpace is how little free space is worth a warning, in bytes.
+const lowSpace = 2 << 30
+
+// preflight looks for all that would make a plan fail half way and can be known
+// before: ports, host folders, what machines boot. It returns every fault there
+// is, and warnings.
+func (s *Supervisor) preflight(p *spec.Project, plan planner.Plan) (warnings []string, faults []error) {
+	making, starting := map[string]bool{}, map[string]bool{}
+	leaving := map[string]bool{} // replicas whose ports are free by then
+	for _, step := range plan.Steps {
+		if step.Noun != planner.ReplicaNoun {
+			continue
+		}
+		switch step.Verb {
+		case planner.Create, planner.Recreate:
+			making[step.Service] = true
+		case planner.Start, planner.Restart:
+			starting[step.Service] = true
+		}
+		if step.Replica != "" && step.Verb != planner.Wait {
+			leaving[step.Replica] = true
+		}
+	}
+	if len(making)+len(starting) == 0 {
+		return nil, nil
+	}
+	if _, err := s.opt.Guest(); err != nil {
+		faults = append(faults, err)
+	}
+	if free, err := freeBytes(s.opt.State.Dir()); err == nil && free < lowSpace {
+		warnings = append(warnings, fmt.Sprintf("only %s are free on the host: machines are paused when it is full", units.BytesSize(float64(free))))
+	}
+	if p == nil {
+		return warnings, faults
+	}
+	held := s.heldPorts(leaving)
+	wanted := map[socket]*spec.Service{}
+	for _, name := range sortedKeys(p.Services) {
+		svc := p.Services[name]
+		if making[name] {
+			faults = append(faults, checkMounts(svc)...)
+		}
+		if !making[name] && !starting[name] {
+			continue
+		}
+		for _, port := range svc.Ports {
+			if port.Published == 0 || svc.Scale == 0 {
+				continue
+			}
+			faults = append(faults, s.checkPort(svc, port, held, wanted)...)
+		}
+	}
+	return warnings, faults
+}
+
+// heldPorts are the ports we listen on ourselves, by socket, with the replica's
+// name; not those of replicas that the plan stops.
+func (s *Supervisor) heldPorts(leaving map[string]bool) map[socket]string {
+	held := map[socket]string{}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.replicas {
+		for _, p := range r.rec.Published {
+			ip, err := netip.ParseAddr(p.HostIP)
+			if err != nil {
+				continue
+			}
+			name := r.rec.Name
+			if leaving[r.rec.ID] {
+				name = ""
+			}
+			held[socket{p.Protocol, netip.AddrPortFrom(ip, p.HostPort)}] = name
+		}
+	}
+	return held
+}
+
+func (s *Supervisor) checkPort(svc *spec.Service, port spec.Port, held map[socket]string, wanted map[socket]*spec.Service) (faults []error) {
+	var last error
+	for n := uint32(port.Published); n <= uint32(max(port.Published, port.PublishedEnd)); n++ {
+		last = nil
+		for _, ip := range hostAddrs(port.HostIP) {
+			k := socket{port.Protocol, netip.AddrPortFrom(ip, uint16(n))}
+			if other := wanted[k]; other != nil && port.PublishedEnd == 0 && other != svc {
+				last = &spec.Error{Pos: port.Pos, Err: fmt.Errorf("service %q: publishing port %d: service %q publishes it too", svc.Name, n, other.Name)}
+				break
+			}
+			if owner, ok := held[k]; ok {
+				if owner != "" {
+					last = &spec.Error{
+						Pos: port.Pos, Err: fmt.Errorf("service %q: publishing port %d: container %s publishes it", svc.Name, n, owner),
+						Hint: "change the host port, or stop that container",
+					}
+					break
+				}
+				wanted[k] = svc
+				continue
+			}
+			if err := tryListen(k); err != nil {
+				last = portError(state.PublishSpec{Port: port, Service: svc.Name}, k.addr, err)
+				break
+			}
+			wanted[k] = svc
+		}
+		if last == nil {
+			return nil
+		}
+	}
+	return []error{last}
+}
+
+func tryListen(k socket) error {
+	if k.proto == "udp" {
+		c, err := net.ListenUDP(family("udp", k.addr), net.UDPAddrFromAddrPort(k.addr))
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}
+	l, err := net.ListenTCP(family("tcp", k.addr), net.TCPAddrFromAddrPort(k.addr))
+	if err == nil {
+		l.Close()
+	}
+	return err
+}
+
+// portError says why a port cannot be listened on, and what to do.
+func portError(p state.PublishSpec, at netip.AddrPort, err error) error {
+	what := fmt.Sprintf("service %q: publishing port %d", p.Service, at.Port())
+	e := &spec.Error{Pos: p.Pos}
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		e.Err = fmt.Errorf("%s: address already in use", what)
+		e.Hint = "another program listens on it: change the host port, or stop that program"
+		if owner := portOwner(p.Protocol, at); owner != "" {
+			e.Hint = owner + " listens on it: change the host port, or stop that program"
+		}
+	case errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EPERM):
+		e.Err = fmt.Errorf("%s: ports below %d are reserved for root", what, unprivilegedStart())
+		e.Hint = fmt.Sprintf("allow it with: sudo sysctl -w net.ipv4.ip_unprivileged_port_start=%d", at.Port())
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		e.Err = fmt.Errorf("%s: this host has no address %s", what, at.Addr())
+	default:
+		e.Err = fmt.Errorf("%s: %w", what, err)
+	}
+	return e
+}
+
+// unprivilegedStart is the first port that needs no right.
+func unprivilegedStart() int {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	if err == nil {
+		if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
+			return n
+		}
+	}
+	return 1024
+}
+
+// checkMounts looks for host folders that must be there, and makes none.
+func checkMounts(svc *spec.Service) (faults []error) {
+	for _, m := range svc.Mounts {
+		if m.Type != spec.MountBind {
+			continue
+		}
+		info, err := os.Stat(m.Source)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && m.CreateHostPath:
+		case errors.Is(err, fs.ErrNotExist):
+			faults = append(faults, &spec.Error{
+				Pos: m.Pos, Err: fmt.Errorf("service %q: bind source path does not exist: %s", svc.Name, m.Source),
+				Hint: "create it, or say create_host_path: true",
+			})
+		case err != nil:
+			faults = append(faults, &spec.Error{Pos: m.Pos, Err: fmt.Errorf("service %q: bind source: %w", svc.Name, err)})
+		case !info.IsDir() && !info.Mode().IsRegular():
+			faults = append(faults, &spec.Error{
+				Pos: m.Pos, Err: fmt.Errorf("service %q: bind source %s is neither a file nor a directory", svc.Name, m.Source),
+				Hint: "sockets and devices of the host cannot be seen from inside a machine",
+			})
+		}
+	}
+	return faults
+}

@@ -1,0 +1,277 @@
+package supervisor
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/stackvm/stack/guest/wire"
+	"github.com/stackvm/stack/planner"
+	"github.com/stackvm/stack/runtime/api"
+	"github.com/stackvm/stack/runtime/logs"
+	"github.com/stackvm/stack/runtime/state"
+)
+
+// replica is one container, running or not.
+type replica struct {
+	op   opLock     // one start, stop or removal at a time
+	save sync.Mutex // one write of the record at a time
+	log  *logs.Writer
+
+	// Guarded by Supervisor.mu.
+	rec     state.Replica
+	host    *hosted // nil without a machine
+	bootErr error   // of a boot ahead of the start
+	// stopping is how many stops and removals of a user are under way: no
+	// policy restarts it.
+	stopping int
+	// pending ends the wait before a restart.
+	pending context.CancelFunc
+	gone    bool
+	ports   []string // ids of what is published for it
+	run     int      // counts its starts
+	// starting is set while the machine is asked to start it: how it ends before
+	// the answer is kept in early.
+	starting bool
+	early    *wire.Event
+	changed  chan struct{} // closed and replaced at every change
+	lastRun  time.Time     // start of the present or last run
+	backoff  time.Duration // before the next restart
+	drained  bool          // the logs of its last run are written
+}
+
+// opLock is a mutex that can be waited for with a context.
+type opLock chan struct{}
+
+func newOpLock() opLock { return make(opLock, 1) }
+
+func (l opLock) lock(ctx context.Context) error {
+	select {
+	case l <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case l <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (l opLock) unlock() { <-l }
+
+func newReplica(rec state.Replica) *replica {
+	return &replica{op: newOpLock(), rec: rec, changed: make(chan struct{}), drained: true}
+}
+
+// loadReplicas brings replicas back, and clears up those half made or half
+// removed.
+func (s *Supervisor) loadReplicas(records []*state.Replica) {
+	byID := map[string]*state.Replica{}
+	for _, rec := range records {
+		byID[rec.ID] = rec
+	}
+	for _, rec := range records {
+		if rec.Phase == state.Making && rec.Replaces != "" && byID[rec.Replaces] == nil {
+			// What it replaces is gone, its data is in this one's hands.
+			if _, err := s.opt.State.Resolved(rec.ID); err == nil {
+				rec.Phase = state.Made
+				s.warn("recording a replica", s.opt.State.PutReplica(rec), "replica", rec.Name)
+			}
+		}
+		r := newReplica(*rec)
+		s.replicas[rec.ID] = r
+		if rec.Phase == state.Made {
+			if err := s.openLog(r); err != nil {
+				s.warn("opening a log", err, "replica", rec.Name)
+			}
+		}
+	}
+}
+
+// openLog opens the log of a replica that has one.
+func (s *Supervisor) openLog(r *replica) error {
+	if r.log != nil || r.rec.Logging.Driver == "none" {
+		return nil
+	}
+	rotation, err := logs.ParseRotation(r.rec.Logging.Options)
+	if err != nil {
+		return err
+	}
+	r.log, err = logs.OpenWriter(s.opt.State.LogPath(r.rec.ID), rotation)
+	return err
+}
+
+// update changes a replica's record and writes it down. The change is visible
+// at once, on disk when update returns.
+func (s *Supervisor) update(r *replica, change func(*state.Replica)) {
+	s.mu.Lock()
+	change(&r.rec)
+	s.notifyLocked(r)
+	s.mu.Unlock()
+	s.persist(r)
+}
+
+// persist writes down the record as it is.
+func (s *Supervisor) persist(r *replica) {
+	r.save.Lock()
+	defer r.save.Unlock()
+	s.mu.Lock()
+	rec, gone := clone(&r.rec), r.gone
+	s.mu.Unlock()
+	if gone {
+		return
+	}
+	if err := s.opt.State.PutReplica(rec); err != nil {
+		// The machine goes on; what is lost is what a restarted supervisor knows.
+		s.log.Error("recording a replica", "replica", rec.Name, "err", err)
+	}
+}
+
+// notifyLocked wakes who waits for a change of r.
+func (s *Supervisor) notifyLocked(r *replica) {
+	close(r.changed)
+	r.changed = make(chan struct{})
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+func clone(rec *state.Replica) *state.Replica {
+	c := *rec
+	c.Endpoints = slices.Clone(rec.Endpoints)
+	c.Published = slices.Clone(rec.Published)
+	if rec.Health != nil {
+		h := *rec.Health
+		c.Health = &h
+	}
+	return &c
+}
+
+// snapshot is a copy of a replica's record.
+func (s *Supervisor) snapshot(r *replica) *state.Replica {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return clone(&r.rec)
+}
+
+// await returns once check says so. check runs with s.mu held.
+func (s *Supervisor) await(ctx context.Context, r *replica, check func() (bool, error)) error {
+	for {
+		s.mu.Lock()
+		ok, err := check()
+		changed := r.changed
+		s.mu.Unlock()
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// find returns the replica with this id, id's beginning or name.
+func (s *Supervisor) find(name string) (*replica, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.replicas[name]; r != nil {
+		return r, nil
+	}
+	var found *replica
+	for id, r := range s.replicas {
+		if r.rec.Name == name && r.rec.Phase == state.Made {
+			return r, nil
+		}
+		if len(name) >= 4 && strings.HasPrefix(id, name) {
+			if found != nil {
+				return nil, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("no such container: %s (several ids begin so)", name)}
+			}
+			found = r
+		}
+	}
+	if found == nil {
+		return nil, &api.Error{Code: api.CodeNotFound, Message: "no such container: " + name}
+	}
+	return found, nil
+}
+
+// selected returns the replicas that a selection means, by service and number.
+func (s *Supervisor) selected(sel api.Select) ([]*replica, error) {
+	if sel.Replica != "" {
+		r, err := s.find(sel.Replica)
+		if err != nil {
+			return nil, err
+		}
+		return []*replica{r}, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var found []*replica
+	for _, r := range s.replicas {
+		switch rec := &r.rec; {
+		case rec.Phase != state.Made, sel.Project != "" && rec.Project != sel.Project, rec.OneOff && !sel.OneOff:
+		case len(sel.Services) > 0 && !slices.Contains(sel.Services, rec.Service):
+		case sel.Index > 0 && rec.Number != sel.Index:
+		default:
+			found = append(found, r)
+		}
+	}
+	slices.SortFunc(found, func(a, b *replica) int {
+		return cmp.Or(cmp.Compare(a.rec.Service, b.rec.Service), cmp.Compare(a.rec.Number, b.rec.Number), cmp.Compare(a.rec.Name, b.rec.Name))
+	})
+	return found, nil
+}
+
+// running returns the one running replica that a selection means: of a service
+// the one with the lowest number, unless an index is given.
+func (s *Supervisor) running(sel api.Select) (*replica, *hosted, error) {
+	found, err := s.selected(sel)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var stopped *replica
+	for _, r := range found {
+		if r.rec.Status == planner.StatusRunning && r.host != nil {
+			return r, r.host, nil
+		}
+		if stopped == nil {
+			stopped = r
+		}
+	}
+	switch {
+	case sel.Replica != "" && stopped != nil:
+		return nil, nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("container %s is not running", stopped.rec.Name)}
+	case len(sel.Services) == 1 && sel.Index > 0:
+		return nil, nil, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("service %q is not running container #%d", sel.Services[0], sel.Index)}
+	case len(sel.Services) == 1:
+		return nil, nil, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("service %q is not running", sel.Services[0])}
+	}
+	return nil, nil, &api.Error{Code: api.CodeNotFound, Message: "nothing is running"}
+}
+
+// byName returns a project's replica by its name, half made ones not.
+func (s *Supervisor) byName(project, name string) *replica {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.replicas {
+		if r.rec.Project == project && r.rec.Name == name && r.rec.Phase == state.Made {
+			return r
+		}
+	}
+	return nil
+}
+
+func notExist(err error) bool {
+	return errors.Is(err, state.ErrNotFound) || errors.Is(err, fs.ErrNotExist)
+}

@@ -1,0 +1,342 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+
+	"github.com/stackvm/stack/guest/wire"
+	"github.com/stackvm/stack/planner"
+	"github.com/stackvm/stack/runtime/api"
+	"github.com/stackvm/stack/runtime/machine/control"
+	"github.com/stackvm/stack/runtime/state"
+)
+
+// frames is a client's end of an attached stream.
+type frames struct {
+	mu sync.Mutex
+	c  net.Conn
+}
+
+func (f *frames) write(kind wire.FrameKind, b []byte) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return wire.WriteFrame(f.c, kind, b)
+}
+
+type frameWriter struct {
+	f    *frames
+	kind wire.FrameKind
+}
+
+func (w frameWriter) Write(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	if err := w.f.write(w.kind, b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// pump carries frames between a client and a session until the process has
+// ended or the client has gone. exit is asked how the process ended when the
+// session breaks off first.
+func (s *Supervisor) pump(ctx context.Context, cancel context.CancelFunc, c net.Conn, session *control.Session, exit func(context.Context) (wire.ExitStatus, error)) {
+	defer session.Close()
+	defer c.Close()
+	f := &frames{c: c}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer c.Close() // ends the reader
+	wg.Go(func() {
+		defer cancel()
+		var buf []byte
+		for {
+			kind, b, err := wire.ReadFrame(c, &buf)
+			if err != nil {
+				return
+			}
+			switch kind {
+			case wire.FrameStdin:
+				_, err = session.Write(b)
+			case wire.FrameStdinEOF:
+				err = session.CloseStdin()
+			case wire.FrameResize:
+				var size wire.WindowSize
+				if err = json.Unmarshal(b, &size); err == nil {
+					err = session.Resize(size)
+				}
+			case wire.FrameSignal:
+				err = session.Signal(string(b))
+			}
+			if err != nil && ctx.Err() != nil {
+				return
+			}
+		}
+	})
+	status, err := session.Run(frameWriter{f, wire.FrameStdout}, frameWriter{f, wire.FrameStderr})
+	if err != nil {
+		if ctx.Err() != nil {
+			return
+		}
+		if status, err = exit(ctx); err != nil {
+			s.warn("an attached stream broke off", err)
+			return
+		}
+	}
+	text, err := json.Marshal(status)
+	if err == nil {
+		_ = f.write(wire.FrameExit, text) // the client may have gone
+	}
+}
+
+// machineFault turns what an agent answered into what the client may branch on.
+func machineFault(err error) error {
+	e, ok := errors.AsType[*wire.Error](err)
+	if !ok {
+		return err
+	}
+	out := &api.Error{Message: e.Message}
+	switch e.Code {
+	case wire.CodeNotFound:
+		out.Code = api.CodeNotFound
+	case wire.CodeConflict:
+		out.Code = api.CodeConflict
+	case wire.CodeNoCommand:
+		out.Code, out.ExitCode = api.CodeCommand, 127
+	case wire.CodeCannotExec:
+		out.Code, out.ExitCode = api.CodeCommand, 126
+	case wire.CodeInvalid:
+		out.Code = api.CodeInvalid
+	}
+	return out
+}
+
+// exec starts a command in a replica; the session is nil when detached.
+func (s *Supervisor) exec(ctx context.Context, e api.Exec) (*control.Session, error) {
+	r, h, err := s.running(e.Select)
+	if err != nil {
+		return nil, err
+	}
+	rec := s.snapshot(r)
+	e.Exec.ID = rec.ID
+	session, _, err := h.client.Exec(ctx, e.Exec)
+	if err != nil {
+		return nil, machineFault(err)
+	}
+	action := "exec_start: " + strings.Join(e.Exec.Args, " ")
+	s.emit(replicaEvent(rec, action, nil))
+	return session, nil
+}
+
+// attach connects to a replica, starting it if asked to.
+func (s *Supervisor) attach(ctx context.Context, a api.Attach) (*replica, *control.Session, error) {
+	var r *replica
+	var h *hosted
+	var err error
+	if !a.Start {
+		if r, h, err = s.running(a.Select); err != nil {
+			return nil, nil, err
+		}
+	} else {
+		if r, err = s.find(a.Replica); err != nil {
+			return nil, nil, err
+		}
+		if h, err = s.placed(ctx, r); err != nil {
+			return nil, nil, err
+		}
+	}
+	rec := s.snapshot(r)
+	session, err := h.client.Attach(ctx, wire.Attach{ID: rec.ID, Stdin: a.Stdin, Size: a.Size})
+	if err != nil {
+		return nil, nil, machineFault(err)
+	}
+	if a.Start {
+		if err := s.start(ctx, r); err != nil {
+			session.Close()
+			if rec.AutoRemove {
+				s.spawn(func() { s.warn("removing a container", s.removeReplica(s.ctx, r, anonymous(rec))) })
+			}
+			return nil, nil, machineFault(err)
+		}
+	}
+	return r, session, nil
+}
+
+// placed returns the machine that a created replica's container is in, booting
+// it if that has not been done.
+func (s *Supervisor) placed(ctx context.Context, r *replica) (*hosted, error) {
+	if err := r.op.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer r.op.unlock()
+	s.mu.Lock()
+	h, bootErr, rec := r.host, r.bootErr, clone(&r.rec)
+	r.bootErr = nil
+	s.mu.Unlock()
+	switch {
+	case bootErr != nil:
+		if rec.AutoRemove {
+			s.spawn(func() { s.warn("removing a container", s.removeReplica(s.ctx, r, anonymous(rec))) })
+		}
+		return nil, bootErr
+	case rec.Status == planner.StatusRunning:
+		return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("container %s is running already", rec.Name)}
+	case h != nil && !h.hasDied():
+		return h, nil
+	}
+	// Not the client's to cancel: a machine half booted helps nobody.
+	if err := s.place(s.ctx, r); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.host == nil {
+		return nil, fmt.Errorf("container %s: its machine ended at once", rec.Name)
+	}
+	return r.host, nil
+}
+
+// ended returns how a replica's run ended, once it has for good.
+func (s *Supervisor) ended(ctx context.Context, r *replica) (wire.ExitStatus, error) {
+	var status wire.ExitStatus
+	err := s.await(ctx, r, func() (bool, error) {
+		rec := &r.rec
+		status = wire.ExitStatus{Code: rec.ExitCode, OOM: rec.OOM, At: rec.Finished, Error: rec.Error}
+		over := rec.Status == planner.StatusExited || rec.Status == planner.StatusDead
+		return r.gone || over && !r.pendingRestart(), nil
+	})
+	return status, err
+}
+
+// killReplicas signals the selected running replicas.
+func (s *Supervisor) killReplicas(ctx context.Context, k api.Kill) ([]api.ReplicaRef, error) {
+	signal := k.Signal
+	if signal == "" {
+		signal = "SIGKILL"
+	}
+	found, err := s.selected(k.Select)
+	if err != nil {
+		return nil, err
+	}
+	killed := []api.ReplicaRef{}
+	for _, r := range found {
+		s.mu.Lock()
+		h, rec := r.host, clone(&r.rec)
+		s.mu.Unlock()
+		if rec.Status != planner.StatusRunning || h == nil {
+			if k.Replica != "" {
+				return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("container %s is not running", rec.Name)}
+			}
+			continue
+		}
+		if name := strings.TrimPrefix(strings.ToUpper(signal), "SIG"); name == "KILL" || name == "9" || name == strings.TrimPrefix(rec.StopSignal, "SIG") {
+			s.update(r, func(rec *state.Replica) { rec.Stopped = true }) // meant to end: no policy brings it back
+		}
+		if err := h.client.Signal(ctx, wire.Signal{ID: rec.ID, Signal: signal}); err != nil {
+			if e, ok := errors.AsType[*wire.Error](err); ok && e.Code == wire.CodeConflict {
+				continue // it has just ended
+			}
+			return killed, machineFault(err)
+		}
+		s.emit(replicaEvent(rec, "kill", map[string]string{"signal": signal}))
+		killed = append(killed, api.ReplicaRef{ID: rec.ID, Name: rec.Name})
+	}
+	return killed, nil
+}
+
+// each asks the machines of the selected running replicas side by side.
+func each[T any](ctx context.Context, s *Supervisor, sel api.Select, ask func(context.Context, *state.Replica, *hosted) (T, error)) ([]T, error) {
+	found, err := s.selected(sel)
+	if err != nil {
+		return nil, err
+	}
+	type answer struct {
+		v   T
+		err error
+		ok  bool
+	}
+	answers := make([]answer, len(found))
+	var wg sync.WaitGroup
+	for i, r := range found {
+		s.mu.Lock()
+		h, rec := r.host, clone(&r.rec)
+		s.mu.Unlock()
+		if rec.Status != planner.StatusRunning || h == nil {
+			continue
+		}
+		wg.Go(func() {
+			v, err := ask(ctx, rec, h)
+			answers[i] = answer{v, err, true}
+		})
+	}
+	wg.Wait()
+	out := []T{}
+	for _, a := range answers {
+		switch {
+		case !a.ok:
+		case a.err != nil:
+			return nil, machineFault(a.err)
+		default:
+			out = append(out, a.v)
+		}
+	}
+	return out, nil
+}
+
+func (s *Supervisor) top(ctx context.Context, sel api.Select) ([]api.Top, error) {
+	return each(ctx, s, sel, func(ctx context.Context, rec *state.Replica, h *hosted) (api.Top, error) {
+		t, err := h.client.Top(ctx, rec.ID)
+		return api.Top{Replica: api.ReplicaRef{ID: rec.ID, Name: rec.Name}, Service: rec.Service, Number: rec.Number, Top: t}, err
+	})
+}
+
+func (s *Supervisor) stats(ctx context.Context, sel api.Select) ([]api.Stats, error) {
+	return each(ctx, s, sel, func(ctx context.Context, rec *state.Replica, h *hosted) (api.Stats, error) {
+		st, err := h.client.Stats(ctx)
+		return api.Stats{
+			Replica: api.ReplicaRef{ID: rec.ID, Name: rec.Name}, Service: rec.Service, At: st.At,
+			ContainerStats: st.Containers[rec.ID], CPUs: rec.VCPUs,
+		}, err
+	})
+}
+
+func (s *Supervisor) archive(a api.Archive) (*hosted, wire.Archive, error) {
+	r, h, err := s.running(a.Select)
+	if err != nil {
+		return nil, wire.Archive{}, err
+	}
+	return h, wire.Archive{ID: s.snapshot(r).ID, Path: a.Path, FollowLink: a.FollowLink, CopyUIDGID: a.CopyUIDGID}, nil
+}
+
+func (s *Supervisor) get(ctx context.Context, a api.Archive) (wire.ArchiveStat, io.ReadCloser, error) {
+	h, w, err := s.archive(a)
+	if err != nil {
+		return wire.ArchiveStat{}, nil, err
+	}
+	st, r, err := h.client.Get(ctx, w)
+	return st, r, machineFault(err)
+}
+
+func (s *Supervisor) put(ctx context.Context, a api.Archive, tar io.Reader) error {
+	h, w, err := s.archive(a)
+	if err != nil {
+		return err
+	}
+	return machineFault(h.client.Put(ctx, w, tar))
+}
+
+func (s *Supervisor) stat(ctx context.Context, a api.Archive) (wire.ArchiveStat, error) {
+	h, w, err := s.archive(a)
+	if err != nil {
+		return wire.ArchiveStat{}, err
+	}
+	st, err := h.client.Stat(ctx, w)
+	return st, machineFault(err)
+}

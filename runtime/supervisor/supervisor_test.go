@@ -1,0 +1,340 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stackvm/stack/guest/wire"
+	"github.com/stackvm/stack/planner"
+	"github.com/stackvm/stack/runtime/api"
+	"github.com/stackvm/stack/runtime/state"
+	"github.com/stackvm/stack/spec"
+)
+
+func running(rec *state.Replica) bool { return rec.Status == planner.StatusRunning }
+
+func TestUpAndDown(t *testing.T) {
+	w := newWorld(t)
+	p := project("shop", service("web", "server"), service("db", "server"))
+	p.Services["db"].Mounts = []spec.Mount{{Type: spec.MountVolume, Source: "data", Target: "/data"}, {Type: spec.MountVolume, Target: "/tmp/anon"}}
+	dependsOn(p.Services["web"], "db", spec.ConditionStarted)
+	w.up(p)
+	for _, name := range []string{"shop-web-1", "shop-db-1"} {
+		if rec := w.rec(name); !running(rec) || len(rec.Endpoints) != 1 {
+			t.Errorf("%s is %+v", name, rec)
+		}
+		if got := w.fabric.resolve(name); len(got) != 1 {
+			t.Errorf("%s resolves to %v", name, got)
+		}
+	}
+	if got := w.fabric.resolve("db"); len(got) != 1 {
+		t.Errorf("db resolves to %v", got)
+	}
+	events := w.up(p)
+	for _, e := range events {
+		if e.Kind == api.EventPlan && !e.Plan.Empty() {
+			t.Errorf("a second up plans\n%s", e.Plan)
+		}
+	}
+	w.down(p, false)
+	if _, err := w.volumes.Get("shop_data"); err != nil {
+		t.Error(err)
+	}
+	w.nothingLeft()
+	w.up(p)
+	w.down(p, true)
+	if all, _ := w.volumes.List(); len(all) != 1 || !all[0].Anonymous { // of the first down, as docker leaves it
+		t.Errorf("%d volumes are left", len(all))
+	}
+	w.nothingLeft()
+}
+
+func TestDependenciesAreWaitedForByEvents(t *testing.T) {
+	w := newWorld(t)
+	healthy := make(chan struct{})
+	w.driver.Probe = func(c wire.Container) (wire.Health, string) { return wire.HealthStarting, "" }
+	p := project("shop",
+		service("db", "server"),
+		dependsOn(service("migrate", "true"), "db", spec.ConditionHealthy),
+		dependsOn(service("web", "server"), "migrate", spec.ConditionCompleted))
+	p.Services["db"].Healthcheck = &spec.Healthcheck{Test: []string{"CMD", "true"}}
+	done := make(chan error, 1)
+	go func() {
+		_, err := w.apply(api.Apply{Command: api.Up, Name: "shop", Project: p})
+		done <- err
+		close(healthy)
+	}()
+	// The machine of web boots although nothing it waits for has happened.
+	for {
+		w.s.mu.Lock()
+		changed := w.s.changed
+		ready := 0
+		for _, r := range w.s.replicas {
+			if r.host != nil && r.host.client != nil {
+				ready++
+			}
+		}
+		w.s.mu.Unlock()
+		if ready == 3 {
+			break
+		}
+		<-changed
+	}
+	w.until("shop-db-1", running)
+	if rec := w.rec("shop-web-1"); rec.Status != planner.StatusCreated {
+		t.Errorf("web is %s before db is healthy", rec.Status)
+	}
+	w.guest("shop-db-1").SetHealth(w.rec("shop-db-1").ID, wire.HealthHealthy, "")
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	<-healthy
+	if rec := w.rec("shop-migrate-1"); rec.Status != planner.StatusExited || rec.ExitCode != 0 {
+		t.Errorf("migrate is %s (%d)", rec.Status, rec.ExitCode)
+	}
+	if !running(w.rec("shop-web-1")) {
+		t.Error("web does not run")
+	}
+	w.down(p, true)
+	w.nothingLeft()
+}
+
+func TestFailedDependencies(t *testing.T) {
+	for _, tt := range []struct {
+		name, condition string
+		command         []string
+		probe           wire.Health
+		want            string
+	}{
+		{"exited", spec.ConditionHealthy, []string{"exit", "3"}, wire.HealthStarting, "dependency failed to start: container shop-db-1 exited (3)"},
+		{"unhealthy", spec.ConditionHealthy, []string{"server"}, wire.HealthUnhealthy, "dependency failed to start: container shop-db-1 is unhealthy"},
+		{"did not complete", spec.ConditionCompleted, []string{"exit", "2"}, "", `service "db" didn't complete successfully: exit 2`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.driver.Probe = func(wire.Container) (wire.Health, string) { return tt.probe, "" }
+			p := project("shop", service("db", tt.command...), dependsOn(service("web", "server"), "db", tt.condition))
+			if tt.probe != "" {
+				p.Services["db"].Healthcheck = &spec.Healthcheck{Test: []string{"CMD", "true"}}
+			}
+			_, err := w.apply(api.Apply{Command: api.Up, Name: "shop", Project: p})
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %v", err)
+			}
+			if rec := w.rec("shop-web-1"); rec.Status != planner.StatusCreated {
+				t.Errorf("web is %s", rec.Status)
+			}
+			w.down(p, true)
+			w.nothingLeft()
+		})
+	}
+}
+
+// A supervisor that dies and comes back changes nothing for what runs.
+func TestAdoption(t *testing.T) {
+	w := newWorld(t)
+	p := project("shop", service("web", "server"), service("db", "server"))
+	p.Services["web"].Ports = []spec.Port{{Target: 80, Protocol: "tcp"}}
+	w.up(p)
+	before := map[string]string{}
+	for _, g := range w.driver.Guests() {
+		before[g.Record().Name] = g.BootID()
+	}
+	port := w.rec("shop-web-1").Published
+	w.restart()
+	for _, g := range w.driver.Guests() {
+		if before[g.Record().Name] != g.BootID() {
+			t.Errorf("%s was restarted", g.Record().Name)
+		}
+	}
+	if after := w.rec("shop-web-1").Published; !slices.Equal(port, after) || len(port) == 0 {
+		t.Errorf("published %v, then %v", port, after)
+	}
+	if got := w.fabric.resolve("web"); len(got) != 1 {
+		t.Errorf("web resolves to %v", got)
+	}
+	// What happens meanwhile is seen afterwards.
+	id := w.rec("shop-db-1").ID
+	w.close()
+	w.guest("shop-db-1").Exit(id, wire.ExitStatus{Code: 7})
+	w.open()
+	if rec := w.until("shop-db-1", func(rec *state.Replica) bool { return rec.Status == planner.StatusExited }); rec.ExitCode != 7 {
+		t.Errorf("db exited with %d", rec.ExitCode)
+	}
+	w.up(p)
+	if !running(w.rec("shop-db-1")) {
+		t.Error("db does not run")
+	}
+	w.down(p, true)
+	w.nothingLeft()
+}
+
+// When the keeper dies as well, machines cannot be reached: the next up starts
+// what no policy has started.
+func TestLostMachines(t *testing.T) {
+	w := newWorld(t)
+	p := project("shop", service("web", "server"), service("db", "server"))
+	p.Services["web"].Restart.Policy = "always"
+	w.up(p)
+	w.close()
+	w.keeper.close()
+	w.driver.Close() // as the host's kernel ends a machine whose files are gone
+	w.open()
+	w.until("shop-web-1", running)
+	if rec := w.rec("shop-db-1"); rec.Status != planner.StatusDead || rec.Error == "" {
+		t.Errorf("db is %s: %s", rec.Status, rec.Error)
+	}
+	w.up(p)
+	if !running(w.rec("shop-db-1")) {
+		t.Error("db does not run")
+	}
+	w.down(p, true)
+	w.nothingLeft()
+}
+
+func TestCrash(t *testing.T) {
+	w := newWorld(t)
+	p := project("shop", service("web", "server"))
+	w.up(p)
+	w.guest("shop-web-1").Crash("Kernel panic - not syncing: test")
+	rec := w.until("shop-web-1", func(rec *state.Replica) bool { return rec.Status == planner.StatusExited && rec.Machine == "" })
+	if rec.ExitCode != 255 || !strings.Contains(rec.Error, "Kernel panic") {
+		t.Errorf("it exited with %d: %s", rec.ExitCode, rec.Error)
+	}
+	w.down(p, true)
+	w.nothingLeft()
+}
+
+func TestRestartPolicies(t *testing.T) {
+	w := newWorld(t)
+	p := project("shop", service("web", "server"), service("job", "exit", "1"))
+	p.Services["web"].Restart.Policy = "unless-stopped"
+	p.Services["job"].Restart = spec.Restart{Policy: "on-failure", Max: 2}
+	if _, err := w.apply(api.Apply{Command: api.Up, Name: "shop", Project: p}); err != nil {
+		t.Fatal(err)
+	}
+	rec := w.until("shop-job-1", func(rec *state.Replica) bool { return rec.Status == planner.StatusExited && rec.Restarts == 2 && rec.Machine == "" })
+	if rec.ExitCode != 1 {
+		t.Errorf("job exited with %d", rec.ExitCode)
+	}
+	// The workload ends: it runs again in the same machine.
+	boot := w.guest("shop-web-1").BootID()
+	w.guest("shop-web-1").Exit(w.rec("shop-web-1").ID, wire.ExitStatus{Code: 0})
+	w.until("shop-web-1", func(rec *state.Replica) bool { return rec.Restarts == 1 && running(rec) })
+	if w.guest("shop-web-1").BootID() != boot {
+		t.Error("the machine was made anew")
+	}
+	// The machine ends: in another one.
+	w.guest("shop-web-1").Crash("oops")
+	w.until("shop-web-1", func(rec *state.Replica) bool { return rec.Restarts == 2 && running(rec) })
+	// A user's stop ends it.
+	if _, err := w.apply(api.Apply{Command: api.Stop, Name: "shop", Project: p}); err != nil {
+		t.Fatal(err)
+	}
+	if rec := w.rec("shop-web-1"); rec.Status != planner.StatusExited || !rec.Stopped {
+		t.Errorf("web is %s", rec.Status)
+	}
+	if n := len(w.driver.Guests()); n != 0 {
+		t.Errorf("%d machines run", n)
+	}
+	w.down(p, true)
+	w.nothingLeft()
+}
+
+func TestRecreateKeepsAnonymousVolumesAndAddress(t *testing.T) {
+	w := newWorld(t)
+	p := project("shop", service("web", "server"))
+	p.Services["web"].Mounts = []spec.Mount{{Type: spec.MountVolume, Target: "/anon"}}
+	w.up(p)
+	before := w.rec("shop-web-1")
+	p.Services["web"].Hash = "other"
+	w.up(p)
+	after := w.rec("shop-web-1")
+	if before.ID == after.ID {
+		t.Error("it was not recreated")
+	}
+	if before.Mounts[0].Volume != after.Mounts[0].Volume {
+		t.Error("its volume is another")
+	}
+	if before.Endpoints[0].Addrs[0] != after.Endpoints[0].Addrs[0] {
+		t.Errorf("its address was %v and is %v", before.Endpoints[0].Addrs, after.Endpoints[0].Addrs)
+	}
+	if n := len(w.driver.Guests()); n != 1 {
+		t.Errorf("%d machines run", n)
+	}
+	w.down(p, true)
+	w.nothingLeft()
+}
+
+func TestPortsAreCheckedBeforeAnythingChanges(t *testing.T) {
+	w := newWorld(t)
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	taken := uint16(l.Addr().(*net.TCPAddr).Port)
+	p := project("shop", service("web", "server"))
+	p.Services["web"].Ports = []spec.Port{{Published: taken, Target: 80, Protocol: "tcp", Pos: spec.Pos{File: "compose.yaml", Line: 7}}}
+	_, err = w.apply(api.Apply{Command: api.Up, Name: "shop", Project: p})
+	want := fmt.Sprintf("compose.yaml:7: service \"web\": publishing port %d: address already in use", taken)
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v", err)
+	}
+	w.nothingLeft()
+}
+
+func TestTwoUpsQueue(t *testing.T) {
+	w := newWorld(t)
+	p := project("shop", service("web", "server"))
+	hold := make(chan struct{})
+	w.driver.BeforeCreate = func(wire.Container) error { <-hold; return nil }
+	first := make(chan error, 1)
+	go func() {
+		_, err := w.apply(api.Apply{Command: api.Up, Name: "shop", Project: p})
+		first <- err
+	}()
+	for { // the first has its turn
+		busy, changed := w.s.turns.busy()
+		if len(busy) == 1 {
+			break
+		}
+		select {
+		case <-changed:
+		default:
+		}
+	}
+	queued := make(chan string, 1)
+	second := make(chan []api.Event, 1)
+	go func() {
+		var events []api.Event
+		w.s.Apply(context.Background(), api.Apply{Command: api.Up, Name: "shop", Project: p}, 2, func(e api.Event) {
+			if e.Kind == api.EventQueued {
+				queued <- e.Text
+			}
+			events = append(events, e)
+		})
+		second <- events
+	}()
+	if got := <-queued; got != "waiting for up (pid 1)" {
+		t.Errorf("it says %q", got)
+	}
+	close(hold)
+	if err := <-first; err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range <-second {
+		if e.Kind == api.EventPlan && !e.Plan.Empty() {
+			t.Errorf("the second up plans\n%s", e.Plan)
+		}
+		if e.Kind == api.EventDone && e.Error != nil {
+			t.Error(e.Error)
+		}
+	}
+	w.down(p, true)
+	w.nothingLeft()
+}
