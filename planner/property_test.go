@@ -481,3 +481,87 @@ func BenchmarkDiff(b *testing.B) {
 		})
 	}
 }
+
+// TestLifecycleConverges: what is stopped is stopped, in reverse order; what is
+// started runs; what is removed is gone; and none of them has more to do.
+func TestLifecycleConverges(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := drawProject(t, "")
+		s := drawState(t, p)
+		file := p
+		if rapid.Bool().Draw(t, "no file") {
+			file = nil
+		}
+		type command func(planner.State, *spec.Project, string, planner.Selection) (planner.Plan, error)
+		carry := func(name string, do command, sel planner.Selection, s planner.State) (planner.Plan, planner.State) {
+			plan, err := do(s, file, "shop", sel)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			checkPlan(t, plan)
+			after := planner.Apply(s, plan, p, now)
+			again, err := do(after, file, "shop", sel)
+			if err != nil || !again.Empty() {
+				t.Fatalf("%s again: %v\n%safter\n%s", name, err, again, plan)
+			}
+			return plan, after
+		}
+		stop, stopped := carry("stop", planner.StopAll, planner.Selection{}, s)
+		for _, r := range stopped.Replicas {
+			if !r.OneOff && (r.Status == planner.StatusRunning || r.Status == planner.StatusPaused || r.Status == planner.StatusRestarting) {
+				t.Fatalf("%s is %s after stop", r.Name, r.Status)
+			}
+		}
+		checkReverse(t, stop, p, func(service string) bool { // without the file, what was never made is not known to depend
+			return file != nil || slices.ContainsFunc(s.Replicas, func(r planner.Replica) bool { return r.Service == service && r.DependsOn != nil })
+		})
+
+		_, removed := carry("rm", planner.RemoveAll, planner.Selection{Stop: true}, s)
+		for _, r := range removed.Replicas {
+			if !r.OneOff {
+				t.Fatalf("%s is there after rm", r.Name)
+			}
+		}
+
+		start, err := planner.StartAll(stopped, nil, "shop", planner.Selection{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkPlan(t, start)
+		for _, r := range planner.Apply(stopped, start, p, now).Replicas {
+			if !r.OneOff && r.Status != planner.StatusRunning && (r.Status != planner.StatusExited || r.ExitCode != 0) {
+				t.Fatalf("%s is %s after start\n%s", r.Name, r.Status, start)
+			}
+		}
+	})
+}
+
+// checkReverse checks that a service stops after all that depend on it, also
+// through services that have nothing to stop.
+func checkReverse(t *rapid.T, plan planner.Plan, p *spec.Project, known func(string) bool) {
+	t.Helper()
+	before := make([]map[int]bool, len(plan.Steps)+1)
+	for _, step := range plan.Steps {
+		before[step.ID] = map[int]bool{}
+		for _, a := range step.After {
+			before[step.ID][a] = true
+			maps.Copy(before[step.ID], before[a])
+		}
+	}
+	var needs func(from, to string) bool
+	needs = func(from, to string) bool {
+		for dep := range p.Services[from].DependsOn {
+			if dep == to || known(dep) && needs(dep, to) {
+				return true
+			}
+		}
+		return false
+	}
+	for _, a := range plan.Steps {
+		for _, b := range plan.Steps {
+			if needs(a.Service, b.Service) && !before[b.ID][a.ID] {
+				t.Fatalf("%s may stop before %s, which needs it\n%s", b.Name, a.Name, plan)
+			}
+		}
+	}
+}
