@@ -81,13 +81,18 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 		m.Close()
 		t.Fatal("Start without a directory succeeded")
 	}
-	children, err := filepath.Glob("/proc/self/task/*/children")
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range children {
-		if b, err := os.ReadFile(path); err == nil && len(strings.TrimSpace(string(b))) > 0 {
-			t.Errorf("children are left: %s", b)
+	for _, path := range stats {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // ended meanwhile
+		}
+		name, rest, _ := strings.Cut(string(b), ") ")
+		if f := strings.Fields(rest); len(f) > 1 && f[1] == fmt.Sprint(os.Getpid()) {
+			t.Errorf("a child is left: %s)", name)
 		}
 	}
 }
