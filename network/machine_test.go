@@ -1,13 +1,16 @@
 package network
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -23,6 +26,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+	"gvisor.dev/gvisor/pkg/waiter"
 )
 
 // machine is a guest without a VM: a TCP/IP stack with an interface for each
@@ -35,6 +39,7 @@ type machine struct {
 	stack *stack.Stack
 	links map[uint16]*channel.Endpoint
 	wg    sync.WaitGroup
+	tap   chan []byte // IP packets received, as many as fit
 }
 
 func newMachine(t *testing.T, name string) *machine {
@@ -51,7 +56,7 @@ func newMachine(t *testing.T, name string) *machine {
 	theirs.Close()
 	m := &machine{
 		t: t, name: name, ours: os.NewFile(uintptr(fds[0]), "trunk of "+name), trunk: trunk,
-		links: make(map[uint16]*channel.Endpoint),
+		links: make(map[uint16]*channel.Endpoint), tap: make(chan []byte, 100),
 		stack: stack.New(stack.Options{
 			NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
 			TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
@@ -138,6 +143,10 @@ func (m *machine) receive() {
 			continue
 		}
 		frame := append(append([]byte(nil), buf[:12]...), buf[16:n]...)
+		select {
+		case m.tap <- bytes.Clone(buf[18:n]):
+		default:
+		}
 		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(frame)})
 		l.InjectInbound(0, pkt)
 		pkt.DecRef()
@@ -171,25 +180,46 @@ func (m *machine) dial(ctx context.Context, to string) (*gonet.TCPConn, error) {
 	return gonet.DialContextTCP(ctx, m.stack, full(a), protocol(a.Addr()))
 }
 
-// udp opens a datagram socket; to may be empty.
-func (m *machine) udp(at, to string) *gonet.UDPConn {
+// datagrams is a UDP socket that also tells of ICMP errors.
+type datagrams struct {
+	*gonet.UDPConn
+	ep   tcpip.Endpoint
+	errs <-chan struct{}
+}
+
+// refusal waits for the error that an ICMP message caused.
+func (d *datagrams) refusal() error {
+	select {
+	case <-d.errs:
+		if err := d.ep.LastError(); err != nil {
+			return errors.New(err.String())
+		}
+		return nil
+	case <-time.After(patience):
+		return errors.New("no ICMP error came")
+	}
+}
+
+// udp opens a socket bound to at; to may be empty.
+func (m *machine) udp(at, to string) *datagrams {
 	m.t.Helper()
-	var local, remote *tcpip.FullAddress
-	var proto tcpip.NetworkProtocolNumber
-	if at != "" {
-		a := netip.MustParseAddrPort(at)
-		f := full(a)
-		local, proto = &f, protocol(a.Addr())
-	}
-	if to != "" {
-		a := netip.MustParseAddrPort(to)
-		f := full(a)
-		remote, proto = &f, protocol(a.Addr())
-	}
-	c, err := gonet.DialUDP(m.stack, local, remote, proto)
+	var wq waiter.Queue
+	local := netip.MustParseAddrPort(at)
+	ep, err := m.stack.NewEndpoint(udp.ProtocolNumber, protocol(local.Addr()), &wq)
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	m.t.Cleanup(func() { c.Close() })
-	return c
+	entry, errs := waiter.NewChannelEntry(waiter.EventErr)
+	wq.EventRegister(&entry)
+	if err := ep.Bind(full(local)); err != nil {
+		m.t.Fatal(err)
+	}
+	if to != "" {
+		if err := ep.Connect(full(netip.MustParseAddrPort(to))); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	d := &datagrams{gonet.NewUDPConn(&wq, ep), ep, errs}
+	m.t.Cleanup(func() { d.Close() })
+	return d
 }

@@ -187,10 +187,10 @@ func (g *Gateway) SetNeighbor(a netip.Addr, mac net.HardwareAddr) error {
 // ForgetNeighbor takes back SetNeighbor, and ends every connection with the
 // address: its machine is gone.
 func (g *Gateway) ForgetNeighbor(a netip.Addr) {
+	g.flows.abort(a) // first: the resets have to find their way
 	if err := g.stack.RemoveNeighbor(nic, protocolOf(a), toAddress(a)); err != nil {
 		g.log.Debug("forgetting a neighbour", "addr", a, "error", err.String())
 	}
-	g.flows.abort(a)
 }
 
 // ListenUDP and ListenTCP open a port on one of the Gateway's own addresses,

@@ -79,6 +79,9 @@ func (g *Gateway) newPublication(c interface{ Close() error }, target netip.Addr
 func (p *Publication) Close() error {
 	p.cancel()
 	err := p.closer.Close()
+	if errors.Is(err, net.ErrClosed) {
+		err = nil // its owner was faster
+	}
 	p.mu.Lock()
 	var all []func()
 	for fl := range p.conns {
