@@ -111,7 +111,7 @@ func (r *Root) Dir(path string, mode uint32) (*os.File, error) {
 }
 
 // File returns what is at path, an O_PATH descriptor, making an empty file
-// there, and the directories to it, when it is missing.
+// with mode there, and directories of mode 0755 to it, when it is missing.
 func (r *Root) File(path string, mode uint32) (*os.File, error) {
 	return r.ensure(path, mode, true)
 }
@@ -131,7 +131,12 @@ func (r *Root) ensure(path string, mode uint32, file bool) (*os.File, error) {
 		f, err := r.open(next, unix.O_PATH|unix.O_NOFOLLOW, 0, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_SYMLINKS)
 		if errors.Is(err, unix.ENOENT) && made != next {
 			made = next // once: whoever removes it meanwhile gets an error
-			if err := r.make(at, name, mode, file && len(rest) == 1); err != nil {
+			last := file && len(rest) == 1
+			perm := mode
+			if file && !last {
+				perm = 0o755 // mode is the file's: without x nobody but root passes a directory
+			}
+			if err := r.make(at, name, perm, last); err != nil {
 				return nil, fault(err)
 			}
 			continue
