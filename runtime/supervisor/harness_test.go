@@ -358,7 +358,12 @@ func (f *fakeImages) Pull(_ context.Context, ref string, opt image.PullOptions) 
 }
 
 func (f *fakeImages) Disk(img *image.Image) (image.Disk, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	path := filepath.Join(f.dir, "image-"+img.ID[:12])
+	if _, err := os.Stat(path); err == nil {
+		return image.Disk{Extents: []image.Extent{{Path: path, Bytes: 4096}}}, nil
+	}
 	if err := os.WriteFile(path, make([]byte, 4096), 0o600); err != nil {
 		return image.Disk{}, err
 	}

@@ -697,13 +697,7 @@ func (s *Supervisor) adoptAll(records []*state.Machine) {
 				h.replicas = append(h.replicas, r)
 			}
 		}
-		handles := machine.Handles{}
-		prefix := keptName(rec.ID, "")
-		for name := range s.opt.Held {
-			if handle, ok := strings.CutPrefix(name, prefix); ok {
-				handles[handle] = s.take(name)
-			}
-		}
+		handles := s.takeHandles(rec.ID)
 		wg.Go(func() {
 			if err := s.adopt(h, rec, handles); err != nil {
 				s.log.Warn("a machine is lost", "machine", rec.Name, "err", err)
@@ -713,6 +707,21 @@ func (s *Supervisor) adoptAll(records []*state.Machine) {
 	}
 	wg.Wait()
 	s.afterAdoption()
+}
+
+// takeHandles takes back the host's ends of a machine's streams.
+func (s *Supervisor) takeHandles(id string) machine.Handles {
+	s.heldMu.Lock()
+	defer s.heldMu.Unlock()
+	handles := machine.Handles{}
+	prefix := keptName(id, "")
+	for name, f := range s.opt.Held {
+		if handle, ok := strings.CutPrefix(name, prefix); ok {
+			handles[handle] = f
+			delete(s.opt.Held, name)
+		}
+	}
+	return handles
 }
 
 func (s *Supervisor) adopt(h *hosted, rec *state.Machine, handles machine.Handles) error {

@@ -128,7 +128,8 @@ type Supervisor struct {
 	events bus // what happens to objects, for whoever watches
 	turns  turns
 
-	netMu sync.Mutex // one change of networks or leases at a time; taken before mu
+	heldMu sync.Mutex // guards opt.Held; taken last
+	netMu  sync.Mutex // one change of networks or leases at a time; taken before mu
 
 	mu       sync.Mutex // guards what follows
 	closing  bool
@@ -316,6 +317,8 @@ func (s *Supervisor) unusedLocked() bool {
 
 // dropUnused makes the keeper close what nobody took back.
 func (s *Supervisor) dropUnused() {
+	s.heldMu.Lock()
+	defer s.heldMu.Unlock()
 	var names []string
 	for name, f := range s.opt.Held {
 		names = append(names, name)
@@ -331,6 +334,8 @@ func (s *Supervisor) dropUnused() {
 
 // take returns a file the keeper held.
 func (s *Supervisor) take(name string) *os.File {
+	s.heldMu.Lock()
+	defer s.heldMu.Unlock()
 	f := s.opt.Held[name]
 	delete(s.opt.Held, name)
 	return f

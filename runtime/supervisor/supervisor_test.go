@@ -217,7 +217,9 @@ func TestRestartPolicies(t *testing.T) {
 	if _, err := w.apply(api.Apply{Command: api.Up, Name: "shop", Project: p}); err != nil {
 		t.Fatal(err)
 	}
-	rec := w.until("shop-job-1", func(rec *state.Replica) bool { return rec.Status == planner.StatusExited && rec.Restarts == 2 && rec.Machine == "" })
+	rec := w.until("shop-job-1", func(rec *state.Replica) bool {
+		return rec.Status == planner.StatusExited && rec.Restarts == 2 && rec.Machine == ""
+	})
 	if rec.ExitCode != 1 {
 		t.Errorf("job exited with %d", rec.ExitCode)
 	}
