@@ -57,14 +57,21 @@ func (s *Store) layer(ctx context.Context, src source, l Layer, watch func(Progr
 
 // hasLayer tells whether a layer is whole, and the length of its data.
 func (s *Store) hasLayer(diffID string) (blocks uint64, ok bool) {
-	if _, err := os.Stat(s.path("trees", hexOf(diffID))); err != nil {
+	f, err := os.Open(s.path("trees", hexOf(diffID)))
+	if err != nil {
+		return 0, false
+	}
+	defer f.Close()
+	head := make([]byte, layer.RecordHead)
+	n, err := io.ReadFull(f, head)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return 0, false
+	}
+	if blocks, err = layer.RecordBlocks(head[:n]); err != nil {
 		return 0, false
 	}
 	info, err := os.Stat(s.path("blobs", hexOf(diffID)))
-	if err != nil || info.Size()%erofs.BlockSize != 0 {
-		return 0, false
-	}
-	return uint64(info.Size()) / erofs.BlockSize, true
+	return blocks, err == nil && uint64(info.Size()) == blocks*erofs.BlockSize
 }
 
 // fetch brings a layer into the store: blob first, then the tree that makes it

@@ -82,7 +82,11 @@ func (s *Store) tree(diffID string) (*layer.Tree, error) {
 	}
 	t, err := layer.Decode(b)
 	if err != nil {
-		return nil, fmt.Errorf("layer %s: %w: remove the image and pull it again", diffID, err)
+		// It counts as none from now on, so that a pull fetches the layer again.
+		if err := remove(s.path("trees", hexOf(diffID))); err != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("layer %s: %w: pull the image again", diffID, err)
 	}
 	return t, nil
 }

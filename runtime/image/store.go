@@ -172,39 +172,49 @@ func (s *Store) load(digest string, r *refs) (*Image, error) {
 	return &img, nil
 }
 
-// Get returns the image a name, a digest, or an id or its beginning leads to.
-// platform "" asks for the host's, or else for the only one there is.
+// Get returns the image a name, a digest, or an id or its beginning leads to; a
+// name goes before the beginning of an id. platform "" asks for the host's, or
+// else for the only one there is.
 func (s *Store) Get(ref, platform string) (*Image, error) {
 	r, err := s.readRefs()
 	if err != nil {
 		return nil, err
 	}
+	img, _, err := s.find(ref, platform, r)
+	return img, err
+}
+
+// find is Get; named tells that it was the name that led to the image.
+func (s *Store) find(ref, platform string, r *refs) (img *Image, named bool, err error) {
 	want, err := ParsePlatform(platform)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	if id := hexOf(ref); isHex(id) && len(id) >= 4 && len(id) <= 64 {
-		img, err := s.byID(id, r)
-		if err == nil || !errors.Is(err, ErrNotFound) || len(id) == 64 {
-			return img, err
-		}
+	id := hexOf(ref)
+	if isHex(id) && len(id) == 64 {
+		img, err = s.byID(id, r)
+		return img, false, err
 	}
 	parsed, err := ParseRef(ref)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	digest := choose(r.Refs[parsed.String()], want, platform == "")
 	if digest == "" && parsed.Digest != "" {
 		digest = s.byDigest(parsed.Digest, want, platform == "", r)
 	}
-	if digest == "" {
-		return nil, fmt.Errorf("image %q for %s: %w", parsed.Familiar(), want, ErrNotFound)
+	if digest == "" && isHex(id) && len(id) >= 4 {
+		img, err = s.byID(id, r)
+		return img, false, err
 	}
-	img, err := s.load(digest, r)
+	if digest == "" {
+		return nil, false, fmt.Errorf("image %q for %s: %w", parsed.Familiar(), want, ErrNotFound)
+	}
+	img, err = s.load(digest, r)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("image %q: %w", parsed.Familiar(), ErrNotFound)
 	}
-	return img, err
+	return img, true, err
 }
 
 // choose picks the digest for a platform; anyOne accepts another if it is alone.
@@ -313,19 +323,17 @@ func (s *Store) all(r *refs) ([]*Image, error) {
 // other image shares. An id or a digest takes all names away. Whoever runs the
 // image must have finished with its disk, or hold its files open.
 func (s *Store) Remove(ref string) error {
-	img, err := s.Get(ref, "")
+	r, err := s.readRefs()
+	if err != nil {
+		return err
+	}
+	img, named, err := s.find(ref, "", r)
 	if err != nil {
 		return err
 	}
 	byName := ""
-	if id := hexOf(ref); !isHex(id) || !strings.HasPrefix(img.ID, id) {
-		parsed, err := ParseRef(ref)
-		if err != nil {
-			return err
-		}
-		if parsed.Tag != "" {
-			byName = parsed.String()
-		}
+	if parsed, err := ParseRef(ref); named && err == nil && parsed.Tag != "" {
+		byName = parsed.String()
 	}
 	err = s.changeRefs(func(r *refs) error {
 		named := false // by another tag
@@ -438,7 +446,7 @@ func (s *Store) Disk(img *Image) (Disk, error) {
 		e := Extent{s.path("blobs", hexOf(l.DiffID)), int64(l.Blocks) * erofs.BlockSize}
 		info, err := os.Stat(e.Path)
 		if err != nil || info.Size() != e.Bytes {
-			return Disk{}, fmt.Errorf("disk of image %s: layer %s is not in the store: remove the image and pull it again", img.Digest, l.DiffID)
+			return Disk{}, fmt.Errorf("disk of image %s: layer %s is not in the store: pull the image again", img.Digest, l.DiffID)
 		}
 		d.Extents = append(d.Extents, e)
 	}

@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -37,7 +38,23 @@ import (
 	"github.com/stackvm/stack/runtime/image/erofstest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("IMAGE_TEST_PULL"); dir != "" { // the process that TestKilled kills
+		u, err := url.Parse(os.Getenv("IMAGE_TEST_MIRROR"))
+		if err != nil {
+			log.Fatal(err)
+		}
+		s, err := Open(dir, Options{Config: &config.Config{Registries: map[string]config.Registry{config.DockerHub: {Mirrors: []*url.URL{u}}}}})
+		if err != nil {
+			log.Fatal(err)
+		}
+		if _, err := s.Pull(context.Background(), "x:1", PullOptions{}); err != nil {
+			log.Fatal(err)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // tarLayer makes a layer of names and contents, in that order.
 func tarLayer(t testing.TB, files ...string) v1.Layer {
@@ -733,7 +750,8 @@ func TestCrash(t *testing.T) {
 		t.Error(diff)
 	}
 
-	// A metadata image is made again; a lost blob is said so.
+	// A metadata image is made again; a damaged record or a lost blob is said so,
+	// and the next pull makes it good.
 	d, err := s.Disk(img)
 	if err != nil {
 		t.Fatal(err)
@@ -744,11 +762,86 @@ func TestCrash(t *testing.T) {
 	if diff := cmp.Diff([]string{want("f", "x")}, contents(t, s, img)); diff != "" {
 		t.Error(diff)
 	}
+	record := s.path("trees", hexOf(img.Layers[0].DiffID))
+	for _, path := range []string{record, d.Extents[0].Path} {
+		if err := os.Truncate(path, 16); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(d.Extents[0].Path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Disk(img); err == nil || !strings.Contains(err.Error(), "damaged layer record: pull the image again") {
+		t.Errorf("a damaged record: %v", err)
+	}
+	if _, err := s.Import(t.Context(), makeImage(t, v1.Config{}, tarLayer(t, "f", "x")), "keep"); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.Truncate(d.Extents[1].Path, 0); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Disk(img); err == nil || !strings.Contains(err.Error(), "pull it again") {
+	if _, err := s.Disk(img); err == nil || !strings.Contains(err.Error(), "pull the image again") {
 		t.Errorf("a lost blob: %v", err)
+	}
+	if _, err := s.Import(t.Context(), makeImage(t, v1.Config{}, tarLayer(t, "f", "x")), "keep"); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{want("f", "x")}, contents(t, s, img)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestKilled: a process killed in the middle of a layer leaves its lock free and
+// nothing that counts; the next pull begins again.
+func TestKilled(t *testing.T) {
+	g := newGate()
+	reg := serve(t, g.wrap)
+	reg.push(t, "library/x:1", makeImage(t, v1.Config{}, tarLayer(t, "f", "x")))
+	s := open(t, mirrored(t, reg))
+	victim := exec.Command(os.Args[0], "-test.run=^$")
+	victim.Env = append(os.Environ(), "IMAGE_TEST_PULL="+s.dir, "IMAGE_TEST_MIRROR="+reg.URL)
+	victim.Stderr = os.Stderr
+	if err := victim.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-g.came // it is in the middle of the layer
+	done := make(chan error, 1)
+	go func() { // waits for the lock of the other process
+		_, err := s.Pull(t.Context(), "x:1", PullOptions{})
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		t.Errorf("a pull did not wait for another process: %v", err)
+	case path := <-g.came:
+		t.Errorf("a second process fetches %s at the same time", path)
+	case <-time.After(100 * time.Millisecond): // what does not happen has no event
+	}
+	if err := victim.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := victim.Wait(); err == nil {
+		t.Error("the killed process ended well")
+	}
+	<-g.came
+	close(g.open)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	img, err := s.Get("x:1", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{want("f", "x")}, contents(t, s, img)); diff != "" {
+		t.Error(diff)
+	}
+	again, err := Open(s.dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if n := len(tree(t, s.dir)); n != 6 {
+		t.Errorf("left behind: %v", tree(t, s.dir))
 	}
 }
 
@@ -803,6 +896,20 @@ func TestNamesAndRemoval(t *testing.T) {
 	}
 	if n := len(tree(t, s.dir)); n != 6 { // blob, tree, metadata, record, manifest, configuration
 		t.Errorf("%d files for one image of one layer: %v", n, tree(t, s.dir))
+	}
+	// A name goes before the beginning of an id.
+	prefix := img.ID[:8]
+	if _, err := s.Import(t.Context(), one, prefix); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Get(prefix, ""); err != nil || got.ID == img.ID {
+		t.Errorf("Get(%q) = %v, %v", prefix, got, err)
+	}
+	if err := s.Remove(prefix); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Get(prefix, ""); err != nil || got.ID != img.ID {
+		t.Errorf("Get(%q) = %v, %v", prefix, got, err)
 	}
 	for _, gone := range []string{"a", "b.example.com/x/y:v1", "nothing"} {
 		if err := s.Remove(gone); !errors.Is(err, ErrNotFound) {

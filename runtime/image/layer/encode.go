@@ -124,6 +124,19 @@ func Decode(b []byte) (*Tree, error) {
 	return t, nil
 }
 
+// RecordHead is how much of a record RecordBlocks needs, in bytes.
+const RecordHead = len(treeMagic) + binary.MaxVarintLen64
+
+// RecordBlocks returns the length of the data blob that belongs to the tree whose
+// record begins with head, without checking the rest.
+func RecordBlocks(head []byte) (uint64, error) {
+	if len(head) < len(treeMagic) || string(head[:len(treeMagic)]) != treeMagic {
+		return 0, errRecord
+	}
+	d := &decoder{s: string(head[len(treeMagic):])}
+	return d.uint(), d.err
+}
+
 // decoder takes values off the front of s. All strings share its memory. After
 // an error everything reads as zero.
 type decoder struct {

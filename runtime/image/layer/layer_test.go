@@ -305,6 +305,14 @@ func TestMerge(t *testing.T) {
 			[][]byte{newStream().file("d/f", "1").end(), newStream().hardlink("l", "d/f").file("d/.wh.f", "").end()},
 			[]string{"d/", "l " + sum("1")},
 		},
+		{
+			"whiteouts of overlays",
+			[][]byte{base, newStream().
+				add(tar.Header{Name: "gone", Typeflag: tar.TypeChar}, "").add(tar.Header{Name: "d", Typeflag: tar.TypeChar}, "").file("d/new", "n").
+				add(tar.Header{Name: "opaque", Typeflag: tar.TypeChar}, "").dir("opaque").add(tar.Header{Name: "keep", Typeflag: tar.TypeChar}, "").file("keep", "2").
+				add(tar.Header{Name: "never", Typeflag: tar.TypeChar}, "").file(".wh.x", "").file(".wh.link", "").end()},
+			[]string{"d/", "d/new " + sum("n"), "keep " + sum("2"), "opaque/", "replace " + sum("old")},
+		},
 		{"AUFS bookkeeping", [][]byte{newStream().file(".wh..wh.plnk/1", "x").dir(".wh..wh.aufs").file("f", "1").end()}, []string{"f " + sum("1")}},
 		{
 			"the same layer twice",
@@ -596,6 +604,12 @@ func TestDecodeRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	record := tree.Encode()
+	if n, err := RecordBlocks(record[:RecordHead]); err != nil || n != tree.Blocks {
+		t.Errorf("RecordBlocks = %d, %v; want %d", n, err, tree.Blocks)
+	}
+	if _, err := RecordBlocks(record[1:]); err == nil {
+		t.Error("the head of something else is accepted")
+	}
 	for n := range record {
 		damaged := bytes.Clone(record)
 		damaged[n] ^= 0x40

@@ -142,8 +142,10 @@ func (u *unpacker) entry(ctx context.Context, h *tar.Header, data io.Reader) err
 			if err := u.count(name); err != nil {
 				return err
 			}
-			old = newDir(name)
-			parent.add(old)
+			fresh := newDir(strings.Clone(name))
+			fresh.opaque = old != nil && old.kind == whiteout
+			parent.add(fresh)
+			old = fresh
 		}
 		return u.setDir(old, h)
 	case tar.TypeLink:
@@ -178,6 +180,15 @@ func (u *unpacker) entry(ctx context.Context, h *tar.Header, data io.Reader) err
 		}
 		if h.Devmajor < 0 || h.Devmajor > erofs.MaxMajor || h.Devminor < 0 || h.Devminor > erofs.MaxMinor {
 			return fmt.Errorf("device %d:%d: at most %d:%d is possible", h.Devmajor, h.Devminor, erofs.MaxMajor, erofs.MaxMinor)
+		}
+		if h.Typeflag == tar.TypeChar && h.Devmajor == 0 && h.Devminor == 0 {
+			// A whiteout as overlays keep it, from a tool that archived one's
+			// upper directory. Unpacked by docker it works as one too.
+			if err := u.count(name); err != nil {
+				return err
+			}
+			parent.add(&node{name: strings.Clone(name), kind: whiteout})
+			return nil
 		}
 		i.Major, i.Minor = uint32(h.Devmajor), uint32(h.Devminor)
 	case tar.TypeFifo:
@@ -368,10 +379,11 @@ func (u *unpacker) walk(parts []string, create bool) (*node, error) {
 		here := at[len(at)-1]
 		next := here.index[name]
 		switch {
-		case next == nil:
+		case next == nil, next.kind == whiteout:
 			if !create {
 				return nil, nil
 			}
+			removed := next != nil
 			if len(name) > erofs.MaxName {
 				return nil, fmt.Errorf("name of %d bytes, at most %d are possible", len(name), erofs.MaxName)
 			}
@@ -379,6 +391,7 @@ func (u *unpacker) walk(parts []string, create bool) (*node, error) {
 				return nil, err
 			}
 			next = newDir(strings.Clone(name))
+			next.opaque = removed
 			here.add(next)
 			at = append(at, next)
 		case next.kind == dir:
