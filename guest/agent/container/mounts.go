@@ -227,7 +227,7 @@ func (c *Container) files(dir string) error {
 	if len(c.spec.Files) == 0 {
 		return nil
 	}
-	if err := c.mount("tmpfs", dir, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+	if err := c.mount("tmpfs", dir, unix.MS_NOSUID|unix.MS_NODEV, "mode=0700"); err != nil {
 		return err
 	}
 	for i := range c.spec.Files {

@@ -198,6 +198,12 @@ func (c *Container) wait(r *run) {
 	case <-drained:
 	case <-time.After(outputGrace):
 	}
+	// Who learns of the end and then reads the log must find all of it.
+	ctx, cancel := context.WithTimeout(context.Background(), outputGrace)
+	if err := c.set.machine.Logs.Drain(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "agent: container %s: the host has not taken its last output yet\n", c.spec.Name)
+	}
+	cancel()
 	status := wire.ExitStatus{Code: code, At: at, OOM: c.group.OOMKills() > r.oom}
 	c.mu.Lock()
 	if r.pidfd != nil {

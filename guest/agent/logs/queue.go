@@ -142,7 +142,8 @@ func (q *Queue) send(conn io.Writer, session int) {
 	}
 }
 
-// Drain returns when the host has acknowledged every record, or ctx ends.
+// Drain returns when the host has acknowledged every record that was there when
+// it was called, or ctx ends.
 func (q *Queue) Drain(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() {
 		q.mu.Lock()
@@ -151,10 +152,15 @@ func (q *Queue) Drain(ctx context.Context) error {
 	})()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.records) > 0 && ctx.Err() == nil {
+	for last := q.seq; q.pendingLocked(last) && ctx.Err() == nil; {
 		q.changed.Wait()
 	}
 	return ctx.Err()
+}
+
+// pendingLocked reports whether a record up to seq is not acknowledged.
+func (q *Queue) pendingLocked(seq uint64) bool {
+	return len(q.records) > 0 && binary.BigEndian.Uint64(q.records[4:]) <= seq
 }
 
 // Writer turns what a container writes to one of its streams into records.
