@@ -136,6 +136,16 @@ func (a *app) supervise() error {
 			}
 			return supervisor.Guest{Kernel: g.Kernel, Initramfs: g.Initramfs, Digest: g.Digest}, nil
 		},
+		Emulated: func(ctx context.Context) string {
+			g, err := guest.Find(os.Getenv)
+			if err != nil {
+				return "" // whoever boots a machine says so
+			}
+			if v, err := driver.Verdict(ctx, g.Kernel, g.Initramfs); err == nil && v.Accel == qemu.TCG {
+				return v.Reason
+			}
+			return ""
+		},
 		Release:   credentials,
 		MemoryMiB: int(settings.Memory >> 20),
 		Handover:  link.Exec,

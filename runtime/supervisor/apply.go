@@ -188,9 +188,14 @@ func (c *change) apply(ctx context.Context, a api.Apply, pid int) error {
 		e.Code = api.CodeRefused
 		return e
 	}
-	if c.project != nil && !plan.Empty() && a.Command != api.Down {
+	if !plan.Empty() && (a.Command == api.Up || a.Command == api.Create) {
 		if err := c.s.recordProject(c.project); err != nil {
 			return err
+		}
+	}
+	if starts(plan) && c.s.opt.Emulated != nil {
+		if why := c.s.opt.Emulated(ctx); why != "" {
+			c.warn("machines run by emulation, which is slow and no security boundary: %s (see stack doctor)", why)
 		}
 	}
 	defer c.settleBooted()
@@ -201,6 +206,10 @@ func (c *change) apply(ctx context.Context, a api.Apply, pid int) error {
 		return c.s.forgetProject(c.name)
 	}
 	return nil
+}
+
+func starts(plan planner.Plan) bool {
+	return slices.ContainsFunc(plan.Steps, func(s planner.Step) bool { return s.Verb == planner.Start })
 }
 
 // plan observes and asks the planner. Images whose outcome the plan depends on
@@ -577,14 +586,7 @@ func (c *change) replicaStep(ctx context.Context, step planner.Step) error {
 	case planner.Stop:
 		return s.stop(ctx, r, step.TimeoutSeconds)
 	case planner.Restart:
-		if err := s.stop(ctx, r, step.TimeoutSeconds); err != nil {
-			return err
-		}
-		if err := s.start(ctx, r); err != nil {
-			return err
-		}
-		s.emit(replicaEvent(s.snapshot(r), "restart", nil))
-		return nil
+		return s.restart(ctx, r, step.TimeoutSeconds)
 	case planner.Remove:
 		return s.removeReplica(ctx, r, step.Discard)
 	case planner.Recreate:

@@ -104,6 +104,9 @@ type Options struct {
 	// Release turns what a command line sent for pulls into what they take.
 	Release func(api.Registry) (authn.Keychain, func(*http.Request) (*url.URL, error))
 
+	// Emulated says why machines run by emulation, "" if they do not; nil: never.
+	Emulated func(context.Context) string
+
 	MemoryMiB int // of a machine whose service sets no limit; 0: from the host's
 	MTU       int // of trunks and networks; 0: network.DefaultMTU
 
