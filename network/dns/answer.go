@@ -177,10 +177,9 @@ func (s *Server) forward(q *dns.Msg, raw []byte, limit int) []byte {
 	var m dns.Msg
 	if err := m.Unpack(reply); err != nil {
 		m = *s.answer(q, int(reply[3]&0x0f))
+		m.Truncated = true // over TCP it comes as it is
 	}
-	m.Compress = true
-	m.Truncate(limit)
-	m.Truncated = true // also where only compression made it fit: the client may want all
+	m.Truncate(limit) // compresses first, and cuts only if that is not enough
 	return pack(&m)
 }
 
