@@ -23,6 +23,7 @@ var nouns = map[planner.Noun]string{
 // follow shows the events of a change until it is done. observe, which may be
 // nil, sees each event first; it returns false to have it not shown.
 func (a *app) follow(p render.Progress, events iter.Seq2[api.Event, error], observe func(api.Event) bool) error {
+	queued := false
 	for e, err := range events {
 		if err != nil {
 			p.Fail(err)
@@ -33,6 +34,7 @@ func (a *app) follow(p render.Progress, events iter.Seq2[api.Event, error], obse
 		}
 		switch e.Kind {
 		case api.EventQueued:
+			queued = true
 			p.On(render.Event{ID: "Project", Status: render.Working, Text: "Queued", Details: e.Text})
 		case api.EventWarning:
 			fmt.Fprintln(a.err, "warning:", e.Text)
@@ -40,7 +42,11 @@ func (a *app) follow(p render.Progress, events iter.Seq2[api.Event, error], obse
 			p.On(stepEvent(e.Step))
 		case api.EventProgress:
 			p.On(pullEvent(e.Progress))
-		case api.EventPlan, api.EventCreated, api.EventDone:
+		case api.EventPlan:
+			if queued {
+				p.On(render.Event{ID: "Project", Status: render.Done, Text: "Ready"})
+			}
+		case api.EventCreated, api.EventDone:
 		}
 	}
 	return nil

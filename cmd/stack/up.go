@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/stackvm/stack/cmd/stack/render"
 	"github.com/stackvm/stack/planner"
 	"github.com/stackvm/stack/runtime/api"
 	"github.com/stackvm/stack/spec"
@@ -189,7 +190,9 @@ func (a *app) upAttached(ctx context.Context, o planner.Options) error {
 			}
 			stopped = make(chan error, 1)
 			go func() {
-				stopped <- a.apply(ctx, c, api.Apply{Command: api.Stop, Name: p.Name, Project: p, Selection: planner.Selection{Services: o.Services}}, nil)
+				// In lines: a screen would paint over the output that still comes.
+				lines := render.NewProgress(render.ModePlain, a.progressOut(), "stop", false, nil)
+				stopped <- a.applyTo(ctx, c, api.Apply{Command: api.Stop, Name: p.Name, Project: p, Selection: planner.Selection{Services: o.Services}}, lines, nil)
 			}()
 		}
 	}
