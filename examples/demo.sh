@@ -125,9 +125,10 @@ build_images() {
 
 # The pid of the registry this demo started, if it is still that.
 registry_pid() {
-	local pid
-	pid=$(cat "$state/registry.pid" 2>/dev/null) || return 1
-	[ -n "$pid" ] && [ "$(readlink "/proc/$pid/exe" 2>/dev/null)" = "$images" ] && echo "$pid"
+	local pid exe
+	pid=$(cat "$state/registry.pid" 2>/dev/null) && [ -n "$pid" ] || return 1
+	exe=$(readlink "/proc/$pid/exe" 2>/dev/null) || return 1
+	[ "${exe% (deleted)}" = "$images" ] && echo "$pid" # deleted: replaced by a later build
 }
 
 start_registry() {
@@ -137,16 +138,19 @@ start_registry() {
 	stop_registry
 	rm -f "$state/registry.ready"
 	# In a session of its own, so that it outlives this terminal; its log is a file.
-	as_user sh -c '
-		cd /
+	local pid n
+	pid=$(as_user sh -c '
 		setsid "$1" serve --cache "$2" --addr "$3" --ready-file "$4/registry.ready" >"$4/registry.log" 2>&1 </dev/null &
-		echo $! >"$4/registry.pid"' sh "$images" "$images_cache" "$registry" "$state"
-	local n
+		echo $!' sh "$images" "$images_cache" "$registry" "$state")
 	for n in $(seq 100); do
-		[ -s "$state/registry.ready" ] && return
-		kill -0 "$(cat "$state/registry.pid")" 2>/dev/null || break
+		if [ -s "$state/registry.ready" ]; then
+			echo "$pid" >"$state/registry.pid"
+			return
+		fi
+		kill -0 "$pid" 2>/dev/null || break
 		sleep 0.1
 	done
+	kill "$pid" 2>/dev/null || true
 	die "the registry did not start: $(tail -n 3 "$state/registry.log"). Is $registry taken? DEMO_REGISTRY=127.0.0.1:PORT chooses another"
 }
 
@@ -188,14 +192,16 @@ up() {
 	write_config
 	say "stack up -d --wait, in $example"
 	in_example "$stack" up -d --wait
-	say "http://127.0.0.1:8080/api"
-	curl -fsS --max-time 30 http://127.0.0.1:8080/api
+	local page
+	page=http://$(in_example "$stack" port web 80)
+	say "$page/api"
+	curl -fsS --max-time 30 "$page/api"
 	say "stack ps"
 	in_example "$stack" ps
 	if [ "$(id -u)" = 0 ]; then
 		say "It runs as the user $demo_user. To look around: su - $demo_user, then: cd $example"
 	fi
-	say "Open http://127.0.0.1:8080/ - make demo-down ends it"
+	say "Open $page/ - make demo-down ends it"
 }
 
 down() {

@@ -17,7 +17,7 @@ var nginx = &Recipe{
 	Name: "nginx", Tags: []string{"library/nginx:1.22", "library/nginx:1.22.1", "library/nginx:1", "library/nginx:stable", "library/nginx:latest"},
 	About:    "nginx-light of Debian",
 	Base:     "debian",
-	Packages: []string{"nginx-light", "gettext-base"},
+	Packages: []string{"nginx-light", "gettext-base", "curl"},
 	Assumed:  slices.Concat(maintenance, []string{"iproute2"}),
 	Skip:     []string{"/usr/share/vim", "/usr/share/java", "/usr/share/maven-repo", "/usr/share/apport", "/etc/ufw", "/etc/logrotate.d", "/etc/default", "/etc/nginx/sites-available", "/etc/nginx/sites-enabled"},
 	Config: v1.Config{
