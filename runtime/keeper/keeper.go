@@ -288,7 +288,13 @@ func (k *keeper) replace() {
 	err := func() error {
 		list := inherited{Files: map[string]int{}, Lock: int(k.lock.Fd())}
 		for name, f := range k.held {
-			list.Files[name] = int(f.Fd())
+			raw, err := f.SyscallConn() // Fd would make it blocking, for the next supervisor too
+			if err != nil {
+				return err
+			}
+			if err := raw.Control(func(fd uintptr) { list.Files[name] = int(fd) }); err != nil {
+				return err
+			}
 		}
 		text, err := json.Marshal(list)
 		if err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"os"
 	"path"
 	goruntime "runtime"
@@ -16,59 +15,20 @@ import (
 	"github.com/stackvm/stack/guest/wire"
 	"github.com/stackvm/stack/runtime/image"
 	"github.com/stackvm/stack/runtime/logs"
+	"github.com/stackvm/stack/runtime/machine"
 	"github.com/stackvm/stack/runtime/state"
 	"github.com/stackvm/stack/runtime/volume"
 	"github.com/stackvm/stack/spec"
 )
 
-const mib = 1 << 20
-
-const (
-	// What a machine needs beside a container's limit: kernel, agent, page tables.
-	overheadMiB  = 128
-	minMemoryMiB = 256
-	maxVCPUs     = 4
-)
-
-// The classes of memory that a machine without a limit is made with.
-var memoryClasses = []int{256, 512, 1024, 2048, 4096, 8192}
-
-// machineSize is what a service's machine is made with. Memory costs the host
-// what is touched.
+// machineSize is what a service's machine is made with; x-stack has the last word.
 func (s *Supervisor) machineSize(svc *spec.Service) (vcpus, memoryMiB int) {
-	cores := goruntime.NumCPU()
-	vcpus = min(cores, maxVCPUs)
-	if svc.Resources.CPUs > 0 {
-		vcpus = min(cores, max(1, int(math.Ceil(svc.Resources.CPUs))))
-	}
-	if svc.Extension.VCPUs > 0 {
-		vcpus = svc.Extension.VCPUs
-	}
-	switch limit := svc.Resources.MemoryBytes; {
-	case svc.Extension.MemoryMiB > 0:
-		memoryMiB = svc.Extension.MemoryMiB
-	case limit > 0:
-		need := int((limit+mib-1)/mib) + overheadMiB
-		memoryMiB = max(minMemoryMiB, (need+need/16+63)/64*64)
-	case s.opt.MemoryMiB > 0:
+	r := svc.Resources
+	vcpus, memoryMiB = machine.Size(r.CPUs, r.MemoryBytes, machine.Host{CPUs: goruntime.NumCPU(), MemoryMiB: hostMemoryMiB()})
+	if r.MemoryBytes <= 0 && s.opt.MemoryMiB > 0 {
 		memoryMiB = s.opt.MemoryMiB
-	default:
-		memoryMiB = defaultMemoryMiB(hostMemoryMiB())
 	}
-	return vcpus, memoryMiB
-}
-
-// defaultMemoryMiB is 2 GiB, or half of a small host's memory, rounded down to
-// a class.
-func defaultMemoryMiB(host int) int {
-	want := min(2048, host/2)
-	size := memoryClasses[0]
-	for _, class := range memoryClasses {
-		if class <= want {
-			size = class
-		}
-	}
-	return size
+	return cmp.Or(svc.Extension.VCPUs, vcpus), cmp.Or(svc.Extension.MemoryMiB, memoryMiB)
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
