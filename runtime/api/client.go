@@ -60,6 +60,9 @@ func Dial(ctx context.Context, socket, token string) (*Client, error) {
 	}
 }
 
+// Socket is the path that the client connects to.
+func (c *Client) Socket() string { return c.socket }
+
 func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", c.socket)
 	if err != nil {

@@ -116,7 +116,11 @@ func (s *Supervisor) Apply(ctx context.Context, a api.Apply, pid int, send func(
 	if c.project != nil && c.name == "" {
 		c.name = c.project.Name
 	}
-	err := c.apply(ctx, a, pid)
+	err := errClosing
+	if release, ok := s.hold(); ok {
+		defer release()
+		err = c.apply(ctx, a, pid)
+	}
 	done := api.Event{Kind: api.EventDone}
 	if err != nil {
 		done.Error = presentable(err)
@@ -493,6 +497,9 @@ func (c *change) settleBooted() {
 // do carries out one step.
 func (c *change) do(ctx context.Context, step planner.Step) error {
 	s := c.s
+	ctx, cancel := context.WithCancel(ctx) // a closing supervisor waits for nothing
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
 	switch step.Noun {
 	case planner.ImageNoun:
 		return c.pullStep(ctx, step)

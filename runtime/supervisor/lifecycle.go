@@ -398,6 +398,9 @@ func (s *Supervisor) start(ctx context.Context, r *replica) error {
 
 // failedStart records why a replica does not run, and ends what was booted.
 func (s *Supervisor) failedStart(r *replica, err error) {
+	if s.ctx.Err() != nil {
+		return // let go of, not failed
+	}
 	code := 128
 	if e, ok := errors.AsType[*wire.Error](err); ok {
 		switch e.Code {
@@ -417,7 +420,7 @@ func (s *Supervisor) failedStart(r *replica, err error) {
 	host := r.host
 	s.mu.Unlock()
 	if host != nil {
-		s.warn("ending a machine", s.endHost(context.WithoutCancel(s.ctx), r, host, 0))
+		s.warn("ending a machine", s.endHost(s.ctx, r, host, 0))
 	}
 }
 
@@ -755,6 +758,62 @@ func (s *Supervisor) stop(ctx context.Context, r *replica, timeout int) error {
 	return nil
 }
 
+// restart stops a replica and starts it again, in the same machine where that
+// runs.
+func (s *Supervisor) restart(ctx context.Context, r *replica, timeout int) error {
+	again, err := s.restartInside(ctx, r, timeout)
+	if err == nil && !again {
+		if err = s.stop(ctx, r, timeout); err == nil {
+			err = s.start(ctx, r)
+		}
+	}
+	if err == nil {
+		s.emit(replicaEvent(s.snapshot(r), "restart", nil))
+	}
+	return err
+}
+
+func (s *Supervisor) restartInside(ctx context.Context, r *replica, timeout int) (done bool, err error) {
+	s.mu.Lock()
+	r.stopping++
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		r.stopping--
+		s.mu.Unlock()
+	}()
+	if err := r.op.lock(ctx); err != nil {
+		return false, err
+	}
+	defer r.op.unlock()
+	s.mu.Lock()
+	h, rec := r.host, clone(&r.rec)
+	s.mu.Unlock()
+	if h == nil || h.client == nil || h.hasDied() || rec.Status != planner.StatusRunning || strings.HasPrefix(rec.Notice, pausedNotice) {
+		return false, nil
+	}
+	exit, err := h.client.Stop(ctx, wire.Stop{ID: rec.ID, Grace: grace(rec, timeout)})
+	if err != nil {
+		if ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+		return false, nil // the machine itself is restarted
+	}
+	s.exited(h, r, exit, "")
+	s.update(r, func(rec *state.Replica) { rec.Stopped, rec.Restarts = false, 0 })
+	s.mu.Lock()
+	r.backoff = 0
+	s.mu.Unlock()
+	if err := s.run(ctx, r); err != nil {
+		s.failedStart(r, err)
+		return false, err
+	}
+	return true, nil
+}
+
+// pausedNotice begins the notice of a machine that the host's full disk paused.
+const pausedNotice = "paused"
+
 // endHost stops what runs of a replica and takes it out of its machine, which
 // ends with its last container. The caller holds r.op.
 func (s *Supervisor) endHost(ctx context.Context, r *replica, h *hosted, grace time.Duration) error {
@@ -764,7 +823,7 @@ func (s *Supervisor) endHost(ctx context.Context, r *replica, h *hosted, grace t
 	s.mu.Lock()
 	others := len(h.replicas) > 1
 	rec := clone(&r.rec)
-	paused := strings.HasPrefix(rec.Notice, "paused")
+	paused := strings.HasPrefix(rec.Notice, pausedNotice)
 	s.mu.Unlock()
 	if paused {
 		s.warn("resuming a machine", h.m.Resume(ctx), "machine", h.rec.Name)

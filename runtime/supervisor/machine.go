@@ -410,9 +410,8 @@ func (s *Supervisor) connect(ctx context.Context, h *hosted) error {
 	}
 	h.loops.Go(func() {
 		err := client.Events(h.ctx, func(e wire.Event) error { s.event(h, e); return nil })
-		if !h.hasDied() && h.ctx.Err() == nil {
-			s.warn("the machine's events broke off", err, "machine", rec.Name)
-			s.silent(h)
+		if h.ctx.Err() == nil {
+			s.silent(h, err)
 		}
 	})
 	h.loops.Go(func() { s.readLogs(h) })
@@ -420,14 +419,17 @@ func (s *Supervisor) connect(ctx context.Context, h *hosted) error {
 	return nil
 }
 
-// silent ends a machine whose agent has broken off the session without its end:
-// nothing in it can be reached any more.
-func (s *Supervisor) silent(h *hosted) {
+// silent ends a machine whose agent has broken off the session and that does not
+// end itself: nothing in it can be reached any more.
+func (s *Supervisor) silent(h *hosted, cause error) {
+	t := time.NewTimer(farewellTimeout) // a machine that is ending breaks off first
+	defer t.Stop()
 	select {
 	case <-h.died:
 	case <-h.ctx.Done():
-	case <-time.After(farewellTimeout): // a machine that is ending breaks off first
-		s.warn("ending a machine that broke off", h.m.Kill(h.ctx), "machine", h.rec.Name)
+	case <-t.C:
+		s.warn("a machine's agent broke off: it is ended", cause, "machine", h.rec.Name)
+		s.warn("ending a machine", h.m.Kill(h.ctx), "machine", h.rec.Name)
 	}
 }
 
@@ -610,7 +612,7 @@ func (s *Supervisor) notices(h *hosted) {
 			switch n.Kind {
 			case machine.NoticeDiskFull:
 				s.log.Warn("a machine is paused: the host's disk is full", "machine", h.rec.Name, "disk", n.Serial)
-				s.setNotice(h, "paused: no space left on the host for "+s.diskName(h, n.Serial))
+				s.setNotice(h, pausedNotice+": no space left on the host for "+s.diskName(h, n.Serial))
 				space = time.After(spaceInterval)
 			case machine.NoticeDiskError:
 				s.setNotice(h, "I/O error on the host's disk: "+n.Text)
@@ -699,9 +701,14 @@ func (s *Supervisor) adoptAll(records []*state.Machine) {
 		}
 		handles := s.takeHandles(rec.ID)
 		wg.Go(func() {
+			var kept []string
+			for name := range handles {
+				kept = append(kept, keptName(rec.ID, name))
+			}
 			if err := s.adopt(h, rec, handles); err != nil {
 				s.log.Warn("a machine is lost", "machine", rec.Name, "err", err)
 				s.bury(h, rec)
+				s.keeperDrop(kept...)
 			}
 		})
 	}

@@ -264,6 +264,18 @@ func (s *Supervisor) spawn(f func()) bool {
 
 var errClosing = errors.New("the supervisor is ending: run the command again")
 
+// hold makes Close wait until release is called; it reports false when the
+// supervisor is closing.
+func (s *Supervisor) hold() (release func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return nil, false
+	}
+	s.wg.Add(1)
+	return s.wg.Done, true
+}
+
 // enter notes a request, so that the supervisor does not end under it; it
 // reports false when that has been decided.
 func (s *Supervisor) enter() bool {
@@ -273,6 +285,7 @@ func (s *Supervisor) enter() bool {
 		return false
 	}
 	s.requests++
+	s.wg.Add(1) // Close waits for it
 	if s.idle != nil {
 		s.idle.Stop()
 	}
@@ -283,6 +296,7 @@ func (s *Supervisor) leave() {
 	s.mu.Lock()
 	s.requests--
 	s.mu.Unlock()
+	s.wg.Done()
 	s.resetIdle()
 }
 

@@ -27,7 +27,8 @@ type container struct {
 	exit   *wire.ExitStatus // when exited
 	health wire.Health
 	streak int
-	run    *process // the latest; nil before the first start
+	run    *process      // the latest; nil before the first start
+	begun  chan struct{} // closed at the first start
 
 	sessions map[*frames]struct{} // attached
 }
@@ -182,7 +183,7 @@ func (g *Guest) create(spec wire.Container) (any, error) {
 			return nil, fault(wire.CodeNotFound, "container %s: no disk %q", spec.Name, s)
 		}
 	}
-	c := &container{spec: spec, state: wire.StateCreated, sessions: map[*frames]struct{}{}}
+	c := &container{spec: spec, state: wire.StateCreated, begun: make(chan struct{}), sessions: map[*frames]struct{}{}}
 	g.containers[spec.ID] = c
 	g.order = append(g.order, spec.ID)
 	g.emitLocked(wire.Event{Kind: wire.EventState, Container: spec.ID, State: wire.StateCreated})
@@ -212,6 +213,9 @@ func (g *Guest) start(ref wire.ContainerRef) (any, error) {
 	}
 	stdout, stderr := output(wire.FrameStdout), output(wire.FrameStderr)
 	c.state, c.exit, c.health, c.streak = wire.StateRunning, nil, "", 0
+	if c.run == nil {
+		defer close(c.begun)
+	}
 	c.run = g.spawnLocked(c.spec.Args, c.spec.Env, c.spec.Stdin, stdout, stderr, c.spec, func(p *process) {
 		stdout.end()
 		stderr.end()
@@ -442,11 +446,21 @@ func (g *Guest) namedLocked(name string) *container {
 
 // frames writes frames to a session, one at a time.
 type frames struct {
+	ready <-chan struct{} // closed once s is set; nil when it always was
+	end   <-chan struct{} // the machine's
+
 	mu sync.Mutex
 	s  *yamux.Stream
 }
 
 func (f *frames) write(kind wire.FrameKind, b []byte) error {
+	if f.ready != nil {
+		select {
+		case <-f.ready:
+		case <-f.end:
+			return errEnded
+		}
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return wire.WriteFrame(f.s, kind, b)
@@ -519,14 +533,25 @@ func (g *Guest) attach(req wire.Request) (any, func(*yamux.Stream), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if c.state != wire.StateRunning {
+	if c.state == wire.StateExited {
 		return nil, nil, fault(wire.CodeConflict, "container %s is not running", c.spec.Name)
 	}
-	p := c.run
+	// Registered before the reply: a container started after it is heard from its
+	// first byte.
+	ready := make(chan struct{})
+	f := &frames{ready: ready, end: g.ctx.Done()}
+	c.sessions[f] = struct{}{}
+	begun := c.begun
 	return nil, func(s *yamux.Stream) {
-		f := &frames{s: s}
+		f.s = s
+		close(ready)
+		select {
+		case <-begun:
+		case <-g.ctx.Done():
+			return
+		}
 		g.mu.Lock()
-		c.sessions[f] = struct{}{}
+		p := c.run
 		g.mu.Unlock()
 		gone := make(chan struct{})
 		var wg sync.WaitGroup
