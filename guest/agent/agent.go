@@ -29,6 +29,7 @@ var Version = "dev"
 // Agent is what the machine's parts have in common.
 type Agent struct {
 	key        wire.Key
+	launcher   *launch.Launcher
 	disks      *disk.Store
 	shares     *share.Client
 	logs       *logs.Queue
@@ -45,11 +46,12 @@ func Run(ctx context.Context, key wire.Key) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	a := &Agent{
-		key:    key,
-		disks:  disk.New("/run/disks"),
-		logs:   logs.NewQueue(),
-		events: newEvents(),
-		halt:   make(chan struct{}),
+		key:      key,
+		launcher: launch.New(process.NewTable()),
+		disks:    disk.New("/run/disks"),
+		logs:     logs.NewQueue(),
+		events:   newEvents(),
+		halt:     make(chan struct{}),
 	}
 	if err := cgroup.Enable(); err != nil {
 		return err
@@ -58,15 +60,11 @@ func Run(ctx context.Context, key wire.Key) error {
 	if err != nil {
 		return err
 	}
-	launcher, err := launch.New(process.NewTable())
-	if err != nil {
-		return err
-	}
 	if a.shares, err = share.New("/run/shares"); err != nil {
 		return err
 	}
 	a.containers = container.NewSet(container.Machine{
-		Launcher: launcher, Disks: a.disks, Shares: a.shares, Logs: a.logs, Memory: memory, Emit: a.events.emit,
+		Launcher: a.launcher, Disks: a.disks, Shares: a.shares, Logs: a.logs, Memory: memory, Emit: a.events.emit,
 	})
 
 	failed := make(chan error, 2)

@@ -59,7 +59,12 @@ var operations map[wire.Op]operation
 
 func init() { // a literal would refer to itself through handle
 	operations = map[wire.Op]operation{
-		wire.OpHello:    simple((*Agent).hello),
+		wire.OpHello: func(a *Agent, c *call) {
+			simple((*Agent).hello)(a, c)
+			if err := a.launcher.Prepare(); err != nil { // the first start will say so too
+				fmt.Fprintln(os.Stderr, "agent:", err)
+			}
+		},
 		wire.OpEvents:   (*Agent).subscribe,
 		wire.OpShutdown: (*Agent).shutdown,
 		wire.OpSync:     simple((*Agent).sync),

@@ -28,6 +28,10 @@ import (
 // is slow.
 const Patience = 2 * time.Minute
 
+// kernelCommandLine is what guest/kernel/cmdline gives machines, for the most part.
+const kernelCommandLine = "console=ttyS0 quiet loglevel=4 reboot=t rcupdate.rcu_expedited=1 virtio_scsi.scan_targets=32 " +
+	"dummy.numdummies=0 no_timer_check lapic_timer_hz=1000000000 "
+
 // Disk is a disk of the machine.
 type Disk struct {
 	Serial   string
@@ -63,11 +67,11 @@ func Boot(t testing.TB, o Options) *Machine {
 		o.MemoryMiB = 512
 	}
 	args := []string{
-		"-M", "microvm,acpi=off,rtc=on", "-accel", "tcg,tb-size=64", "-cpu", "max", "-smp", "2",
+		"-M", "microvm,acpi=off,rtc=on", "-accel", "tcg,tb-size=64", "-cpu", "max,-erms,-fsrm", "-smp", "2",
 		"-m", strconv.Itoa(o.MemoryMiB), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
 		"-serial", "file:" + m.path("console"),
 		"-kernel", kernel, "-initrd", initramfs(t),
-		"-append", "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 " + wire.KeyParameter + "=" + m.Key.String() + " " + o.Cmdline,
+		"-append", kernelCommandLine + wire.KeyParameter + "=" + m.Key.String() + " " + o.Cmdline,
 		"-qmp", "unix:" + m.path("qmp") + ",server=on,wait=off",
 		"-device", "virtio-serial-device,max_ports=8",
 		"-device", "virtio-rng-device",

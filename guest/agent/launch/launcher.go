@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"sync"
 	"syscall"
 
 	"github.com/stackvm/stack/guest/agent/process"
@@ -29,37 +30,51 @@ const binaryFd = 2048
 
 // Launcher starts workloads.
 type Launcher struct {
-	table  *process.Table
-	binary *os.File
+	table *process.Table
+	seal  func() (*os.File, error) // once
 }
 
-// New seals a copy of the running binary. Children are entered into table.
-func New(table *process.Table) (*Launcher, error) {
+// New returns a launcher that enters its children into table.
+func New(table *process.Table) *Launcher {
+	return &Launcher{table: table, seal: sync.OnceValues(sealedCopy)}
+}
+
+// Prepare makes the sealed copy of the running binary, which the first Start
+// needs. It takes a tenth of a second under emulation, and so is not part of the
+// agent's own start.
+func (l *Launcher) Prepare() error {
+	_, err := l.seal()
+	return err
+}
+
+func sealedCopy() (*os.File, error) {
+	fault := func(err error) (*os.File, error) { return nil, fmt.Errorf("copying the agent: %w", err) }
 	self, err := os.Open("/proc/self/exe")
 	if err != nil {
-		return nil, fmt.Errorf("copying the agent: %w", err)
+		return fault(err)
 	}
 	defer self.Close()
 	low, err := unix.MemfdCreate("stack", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
-		return nil, fmt.Errorf("copying the agent: %w", err)
+		return fault(err)
 	}
 	fd, err := unix.FcntlInt(uintptr(low), unix.F_DUPFD_CLOEXEC, binaryFd)
 	unix.Close(low)
 	if err != nil {
-		return nil, fmt.Errorf("copying the agent: %w", err)
+		return fault(err)
 	}
 	binary := os.NewFile(uintptr(fd), "stack")
-	if _, err := io.Copy(binary, self); err != nil {
+	// By read and write: the kernel's own copying goes page by page through a pipe.
+	if _, err := io.CopyBuffer(struct{ io.Writer }{binary}, struct{ io.Reader }{self}, make([]byte, 256<<10)); err != nil {
 		binary.Close()
-		return nil, fmt.Errorf("copying the agent: %w", err)
+		return fault(err)
 	}
 	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
 		binary.Close()
-		return nil, fmt.Errorf("sealing the agent's copy: %w", err)
+		return fault(fmt.Errorf("sealing: %w", err))
 	}
-	return &Launcher{table: table, binary: binary}, nil
+	return binary, nil
 }
 
 // Placement says where a workload starts.
@@ -144,7 +159,11 @@ func (l *Launcher) fork(spec *Spec, at Placement, channel *os.File) (*process.Pr
 			attr.Sys.Cloneflags |= unix.CLONE_NEWPID
 		}
 	}
-	path := fmt.Sprintf("/proc/self/fd/%d", l.binary.Fd())
+	binary, err := l.seal()
+	if err != nil {
+		return nil, err
+	}
+	path := fmt.Sprintf("/proc/self/fd/%d", binary.Fd())
 	argv := []string{StageName}
 	if at.PIDNS == nil {
 		return l.table.Start(path, argv, attr)
