@@ -190,8 +190,8 @@ up() {
 	say "serving images on http://$registry"
 	start_registry
 	write_config
-	say "stack up -d --wait, in $example"
-	in_example "$stack" up -d --wait
+	say "stack up -d --wait --pull always, in $example"
+	in_example "$stack" up -d --wait --pull always # they may have been made anew
 	local page
 	page=http://$(in_example "$stack" port web 80)
 	say "$page/api"
