@@ -35,8 +35,13 @@ type Config struct {
 }
 
 const (
-	// A supervisor that ran this long was well: the next failure is a first one.
-	healthyAfter = 10 * time.Second
+	// A supervisor that ran this long had adopted what runs: its death is not a
+	// crash at the start, and the next one starts at once.
+	healthyAfter = time.Second
+	// A crash loop is tried again within a second, so that a passing trouble is
+	// over quickly; one that goes on, less and less often.
+	quickRetries = 10
+	quickBackoff = 500 * time.Millisecond
 	maxBackoff   = 30 * time.Second
 	// What a dead supervisor has sent is there at once; nobody else holds its end.
 	drainTimeout = time.Second
@@ -44,10 +49,13 @@ const (
 
 // backoff is the pause before the n-th restart of a crash loop, n from 0.
 func backoff(n int) time.Duration {
-	if n == 0 {
+	switch {
+	case n == 0:
 		return 0
+	case n <= quickRetries:
+		return min(100*time.Millisecond<<min(n-1, 10), quickBackoff)
 	}
-	return min(100*time.Millisecond<<min(n-1, 10), maxBackoff)
+	return min(time.Second<<min(n-quickRetries, 10), maxBackoff)
 }
 
 // envInherited names the variable by which a keeper hands over to its next
