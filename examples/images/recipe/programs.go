@@ -55,7 +55,7 @@ var layers = &Recipe{
 		func(_ *Kitchen, t *rootfs.Tree) error {
 			t.Remove("/layers/removed")
 			t.Remove("/layers/removed-dir")
-			t.File("/layers/replaced", "upper", rootfs.Attr{Mode: 0o600})
+			t.File("/layers/replaced", "upper", rootfs.Attr{Mode: 0o604})
 			t.Opaque("/layers/opaque", executable)
 			t.File("/layers/opaque/seen", "upper", plain)
 			t.Remove("/layers/turned")

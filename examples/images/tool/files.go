@@ -139,7 +139,7 @@ func layers(_ context.Context, args []string) error {
 		links    uint64
 	}{
 		"kept":        {unix.S_IFREG | 0o644, 0, 0, 1},
-		"replaced":    {unix.S_IFREG | 0o600, 0, 0, 1},
+		"replaced":    {unix.S_IFREG | 0o604, 0, 0, 1},
 		"owned":       {unix.S_IFREG | 0o640, 1234, 50, 1},
 		"huge-owner":  {unix.S_IFREG | 0o600, 2000000, 2000001, 1},
 		"setuid":      {unix.S_IFREG | 0o4755, 0, 0, 1},
