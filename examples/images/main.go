@@ -174,9 +174,12 @@ func serve(ctx context.Context, listener net.Listener, handler http.Handler) err
 	}
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	err := server.Shutdown(grace)
-	if err != nil {
-		server.Close()
+	if err := server.Shutdown(grace); err != nil {
+		// A download that outlasts the grace is broken off; its client resumes it elsewhere or later.
+		err = server.Close()
+		if err != nil {
+			return fmt.Errorf("serving images: %w", err)
+		}
 	}
 	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving images: %w", err)

@@ -2,6 +2,7 @@ package deb
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -41,13 +42,13 @@ func (a *archive) next() (string, io.Reader, error) {
 	}
 	if n, err := io.CopyN(io.Discard, a.r, skip); err != nil {
 		// Some writers leave out the padding after the last member.
-		if err == io.EOF && a.pad && n == skip-1 {
+		if errors.Is(err, io.EOF) && a.pad && n == skip-1 {
 			return "", nil, io.EOF
 		}
 		return "", nil, fmt.Errorf("%w: skipping the rest of a member: %w", ErrFormat, noEOF(err))
 	}
 	header := make([]byte, arHeaderSize)
-	if _, err := io.ReadFull(a.r, header); err == io.EOF {
+	if _, err := io.ReadFull(a.r, header); errors.Is(err, io.EOF) {
 		a.body.N, a.pad = 0, false
 		return "", nil, io.EOF
 	} else if err != nil {
@@ -68,7 +69,7 @@ func (a *archive) next() (string, io.Reader, error) {
 
 // noEOF keeps the end of the input from passing for a regular end.
 func noEOF(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err

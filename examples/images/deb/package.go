@@ -59,7 +59,7 @@ func Read(r io.Reader, visit func(h *tar.Header, body io.Reader) error) (Control
 	var control Control
 	for {
 		name, body, err := members.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil, fmt.Errorf("%w: it has no data archive", ErrFormat)
 		} else if err != nil {
 			return nil, err
@@ -88,7 +88,7 @@ func readControl(name string, body io.Reader) (Control, error) {
 	archive := tar.NewReader(plain)
 	for {
 		h, err := archive.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil, fmt.Errorf("%w: %s has no file named control", ErrFormat, name)
 		} else if err != nil {
 			return nil, fmt.Errorf("%w: reading %s: %w", ErrFormat, name, err)
@@ -148,7 +148,7 @@ func readData(name string, body io.Reader, visit func(h *tar.Header, body io.Rea
 	archive := tar.NewReader(plain)
 	for {
 		h, err := archive.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return fmt.Errorf("%w: reading %s: %w", ErrFormat, name, err)

@@ -155,7 +155,7 @@ func TestReadReturnsErrorOfVisit(t *testing.T) {
 		calls++
 		return want
 	})
-	if err != want || calls != 1 {
+	if !errors.Is(err, want) || calls != 1 {
 		t.Errorf("Read = %v after %d calls, want %v after 1", err, calls, want)
 	}
 }

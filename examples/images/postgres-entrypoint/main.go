@@ -17,10 +17,9 @@ import (
 const serviceUser = "postgres"
 
 func main() {
-	if err := run(os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "postgres-entrypoint:", err)
-		os.Exit(1)
-	}
+	// It returns only when it could not become the server.
+	fmt.Fprintln(os.Stderr, "postgres-entrypoint:", run(os.Args[1:]))
+	os.Exit(1)
 }
 
 // run does what the arguments ask for, and returns on errors only.

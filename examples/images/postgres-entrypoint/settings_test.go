@@ -20,7 +20,8 @@ func TestReadSettings(t *testing.T) {
 		{"nothing", "", settings{user: "postgres", database: "postgres", data: "/var/lib/postgresql/data"}, ""},
 		{
 			"everything", "POSTGRES_PASSWORD_FILE=/run/secrets/password POSTGRES_USER=app POSTGRES_INITDB_ARGS=--data-checksums PGDATA=/d POSTGRES_INITDB_WALDIR=/w POSTGRES_HOST_AUTH_METHOD=md5",
-			settings{password: "s3cret", user: "app", database: "app", initdbArgs: []string{"--data-checksums"}, data: "/d", walDir: "/w", authMethod: "md5"}, "",
+			settings{password: "s3cret", user: "app", database: "app", initdbArgs: []string{"--data-checksums"}, data: "/d", walDir: "/w", authMethod: "md5"},
+			"",
 		},
 		{"database", "POSTGRES_DB=shop POSTGRES_USER=app", settings{user: "app", database: "shop", data: "/var/lib/postgresql/data"}, ""},
 		{"empty counts as unset", "POSTGRES_USER= POSTGRES_PASSWORD= POSTGRES_PASSWORD_FILE=/run/secrets/password", settings{password: "s3cret", user: "postgres", database: "postgres", data: "/var/lib/postgresql/data"}, ""},

@@ -3,6 +3,7 @@ package recipe
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -80,12 +81,12 @@ func busyboxLayer(k *Kitchen, t *rootfs.Tree, link func(applet string)) error {
 
 // applets asks the binary for its applets, as paths without the leading slash. It is of the
 // host's architecture, as all images here are.
-func applets(binary string) ([]string, error) {
+func applets(binary string) (names []string, err error) {
 	dir, err := os.MkdirTemp("", "images-busybox-*")
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	name := path.Join(dir, "busybox")
 	if err := os.WriteFile(name, []byte(binary), 0o700); err != nil {
 		return nil, err
@@ -94,7 +95,6 @@ func applets(binary string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing the applets of busybox: %w", err)
 	}
-	var names []string
 	for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
 		names = append(names, lines.Text())
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -182,26 +183,29 @@ func debianArch() string {
 }
 
 // build compiles the programs of r.
-func (k *Kitchen) build(ctx context.Context, r *Recipe) (map[string]string, error) {
-	programs := map[string]string{}
+func (k *Kitchen) build(ctx context.Context, r *Recipe) (programs map[string]string, err error) {
+	if len(r.Programs) == 0 {
+		return nil, nil
+	}
+	dir, err := os.MkdirTemp("", "images-programs-*")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	programs = map[string]string{}
 	for _, p := range r.Programs {
 		if k.Root == "" {
 			return nil, fmt.Errorf("building %s: run this inside the repository, or give --source", p.Dir)
 		}
-		out, err := os.CreateTemp("", "images-program-*")
-		if err != nil {
-			return nil, fmt.Errorf("building %s: %w", p.Dir, err)
-		}
-		out.Close()
-		defer os.Remove(out.Name())
+		out := filepath.Join(dir, "program")
 		// No path, build id or commit in the binary: its bytes follow from the source alone.
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out.Name(), ".")
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, ".")
 		cmd.Dir = filepath.Join(k.Root, p.Dir)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+runtime.GOARCH, "GOWORK=off", "GOFLAGS=")
 		if text, err := cmd.CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("building %s: go build: %w\n%s", p.Dir, err, text)
 		}
-		binary, err := os.ReadFile(out.Name())
+		binary, err := os.ReadFile(out)
 		if err != nil {
 			return nil, fmt.Errorf("building %s: %w", p.Dir, err)
 		}

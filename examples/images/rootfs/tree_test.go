@@ -33,7 +33,7 @@ func list(t testing.TB, tree *rootfs.Tree, mediaType types.MediaType) []string {
 	var lines []string
 	for archive := tar.NewReader(plain); ; {
 		h, err := archive.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return lines
 		} else if err != nil {
 			t.Fatal(err)

@@ -182,15 +182,14 @@ func replace(name string, content []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
-	if _, err := f.Write(content); err != nil {
-		f.Close()
-		return err
+	_, err = f.Write(content)
+	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err == nil {
+		err = os.Rename(f.Name(), name)
 	}
-	if err := errors.Join(f.Chmod(0o644), f.Close()); err != nil {
-		return err
+	if err != nil {
+		err = errors.Join(err, os.Remove(f.Name()))
 	}
-	return os.Rename(f.Name(), name)
+	return err
 }
 
 // Complete says whether every blob that img refers to is there in full size.

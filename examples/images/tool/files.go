@@ -84,12 +84,12 @@ func watch(ctx context.Context, args []string) error {
 	if err := f.SetReadDeadline(time.Now().Add(*timeout)); err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Now()) })()
+	defer closeAtEnd(ctx, f)()
 	buf := make([]byte, 1<<16)
 	for seen := 0; seen < *events; {
 		n, err := f.Read(buf)
 		if err != nil {
-			return err
+			return ended(ctx, err)
 		}
 		// struct inotify_event: wd 4, mask 4, cookie 4, length of the name 4, name
 		for b := buf[:n]; len(b) >= unix.SizeofInotifyEvent && seen < *events; seen++ {
@@ -157,7 +157,7 @@ func layers(_ context.Context, args []string) error {
 			fault("%s: %v", name, err)
 			continue
 		}
-		if st.Mode != want.mode || st.Uid != want.uid || st.Gid != want.gid || want.links != 0 && uint64(st.Nlink) != want.links {
+		if st.Mode != want.mode || st.Uid != want.uid || st.Gid != want.gid || want.links != 0 && st.Nlink != want.links {
 			fault("%s is mode %o of %d:%d with %d links, want %o of %d:%d with %d", name, st.Mode, st.Uid, st.Gid, st.Nlink, want.mode, want.uid, want.gid, want.links)
 		}
 		if name == "null" && st.Rdev != unix.Mkdev(1, 3) {

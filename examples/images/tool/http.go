@@ -25,11 +25,14 @@ func serveHTTP(ctx context.Context, args []string) error {
 	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) {
 		host, _ := os.Hostname()
 		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(map[string]any{
+		answer := map[string]any{
 			"boot_id": bootID(), "hostname": host, "pid": os.Getpid(),
 			"client": req.RemoteAddr, "server": fmt.Sprint(req.Context().Value(http.LocalAddrContextKey)),
 			"host": req.Host, "path": req.URL.Path, "forwarded": req.Header.Get("X-Forwarded-For"),
-		})
+		}
+		if err := json.NewEncoder(w).Encode(answer); err != nil {
+			fmt.Fprintln(os.Stderr, "tool: http:", err)
+		}
 	})
 	mux.HandleFunc("/boot-id", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, bootID()) })
 	mux.HandleFunc("/bytes", func(w http.ResponseWriter, req *http.Request) {
@@ -39,7 +42,9 @@ func serveHTTP(ctx context.Context, args []string) error {
 			return
 		}
 		w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
-		io.CopyN(w, zeroes{}, n)
+		if _, err := io.CopyN(w, zeroes{}, n); err != nil {
+			fmt.Fprintln(os.Stderr, "tool: http:", err)
+		}
 	})
 	mux.HandleFunc("/slow", func(w http.ResponseWriter, req *http.Request) {
 		d, err := time.ParseDuration(req.URL.Query().Get("for"))
@@ -67,7 +72,7 @@ func serveHTTP(ctx context.Context, args []string) error {
 	}
 	fmt.Println("listening on", listener.Addr())
 	server := &http.Server{Handler: mux}
-	defer context.AfterFunc(ctx, func() { server.Close() })()
+	defer closeAtEnd(ctx, server)()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}

@@ -61,7 +61,8 @@ func serveDNS(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { packets.Close(); listener.Close() })()
+	defer closeAtEnd(ctx, packets)()
+	defer closeAtEnd(ctx, listener)()
 	fmt.Println("listening on", listener.Addr())
 	go func() {
 		for {
@@ -84,7 +85,9 @@ func serveDNS(ctx context.Context, args []string) error {
 					if err != nil {
 						return
 					}
-					conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(reply))), reply...))
+					if _, err := conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(reply))), reply...)); err != nil {
+						return
+					}
 				}
 			}()
 		}
@@ -100,7 +103,9 @@ func serveDNS(ctx context.Context, args []string) error {
 			fmt.Fprintln(os.Stderr, "tool: dns:", err)
 			continue
 		}
-		packets.WriteTo(reply, from)
+		if _, err := packets.WriteTo(reply, from); err != nil {
+			fmt.Fprintln(os.Stderr, "tool: dns:", err)
+		}
 	}
 }
 

@@ -191,8 +191,10 @@ func tty(ctx context.Context, args []string) error {
 	signal.Notify(resized, unix.SIGWINCH)
 	gone := make(chan struct{})
 	go func() { // ends with the input, or the process
-		io.Copy(io.Discard, os.Stdin)
-		close(gone)
+		defer close(gone)
+		if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
+			fmt.Fprintln(os.Stderr, "tool: tty:", err)
+		}
 	}()
 	for {
 		size, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)

@@ -26,7 +26,7 @@ func echo(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
-		defer context.AfterFunc(ctx, func() { conn.Close() })()
+		defer closeAtEnd(ctx, conn)()
 		fmt.Println("listening on", conn.LocalAddr())
 		buf := make([]byte, 1<<16)
 		for {
@@ -43,7 +43,7 @@ func echo(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { listener.Close() })()
+	defer closeAtEnd(ctx, listener)()
 	fmt.Println("listening on", listener.Addr())
 	for {
 		conn, err := listener.Accept()
@@ -52,17 +52,24 @@ func echo(ctx context.Context, args []string) error {
 		}
 		go func() {
 			defer conn.Close()
-			io.Copy(conn, conn)
+			if _, err := io.Copy(conn, conn); err != nil {
+				fmt.Fprintln(os.Stderr, "tool: echo:", err)
+			}
 		}()
 	}
 }
 
+// closeAtEnd closes c when ctx ends, which wakes whoever waits on it.
+func closeAtEnd(ctx context.Context, c io.Closer) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { c.Close() })
+}
+
 // ended is the error of an endless command: none if it was told to end.
 func ended(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }
 
 // sequenceReport is what sequence found.

@@ -163,7 +163,7 @@ func TestAnswerWith(t *testing.T) {
 
 func TestEndedIsNoError(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	if err := ended(ctx, flag.ErrHelp); err != flag.ErrHelp {
+	if err := ended(ctx, flag.ErrHelp); !errors.Is(err, flag.ErrHelp) {
 		t.Error(err)
 	}
 	cancel()
