@@ -7,6 +7,12 @@ import (
 	"github.com/stackvm/stack/spec"
 )
 
+// What is said of a replica whose machine ended while nobody was there.
+const (
+	LostExitCode = 255
+	LostError    = "its machine ended while no supervisor ran"
+)
+
 // Observe returns the replicas and networks of a project as the planner sees
 // them, from files alone; with project "" those of every project. Volumes and
 // Images are for the caller to add, from their stores. Networks of no project
@@ -73,9 +79,9 @@ func (s *Store) settle(r *Replica, alive func(*Machine) bool) {
 	if m, err := s.Machine(r.Machine); err == nil && alive(m) {
 		return
 	}
-	r.Status, r.Health, r.Published = planner.StatusDead, nil, nil
+	r.Status, r.ExitCode, r.Health, r.Published = planner.StatusExited, LostExitCode, nil, nil
 	if r.Error == "" {
-		r.Error = "its machine ended while no supervisor ran"
+		r.Error = LostError
 	}
 }
 

@@ -657,53 +657,71 @@ func (c *change) create(ctx context.Context, step planner.Step, old *replica) er
 // longer be.
 func (c *change) wait(ctx context.Context, step planner.Step, r *replica) error {
 	s := c.s
-	notice := ""
-	return s.await(ctx, r, func() (bool, error) {
-		rec := &r.rec
-		if rec.Notice != "" && rec.Notice != notice {
-			notice = rec.Notice
-			go c.warn("container %s: %s", rec.Name, notice) // not with s.mu held
+	told, notice := "", ""
+	for {
+		paused, cancel := context.WithCancel(ctx)
+		err := s.await(paused, r, func() (bool, error) {
+			if notice = r.rec.Notice; notice != told && notice != "" {
+				cancel() // to say so without the lock
+			}
+			return c.settled(step, r)
+		})
+		cancel()
+		if notice != told {
+			if told = notice; notice != "" {
+				c.warn("container %s: %s", step.Name, notice)
+			}
+			if errors.Is(err, context.Canceled) && ctx.Err() == nil {
+				continue
+			}
 		}
-		ended := rec.Status == planner.StatusExited || rec.Status == planner.StatusDead
+		return err
+	}
+}
+
+// settled tells, with s.mu held, whether a replica is as the step asks, and
+// fails when it can no longer be.
+func (c *change) settled(step planner.Step, r *replica) (bool, error) {
+	rec := &r.rec
+	ended := rec.Status == planner.StatusExited || rec.Status == planner.StatusDead
+	switch {
+	case r.gone:
+		return false, fmt.Errorf("container %s was removed", rec.Name)
+	case ended && r.pendingRestart():
+		return false, nil
+	}
+	switch step.Condition {
+	case spec.ConditionStarted:
+		return rec.Status == planner.StatusRunning || ended, nil
+	case spec.ConditionCompleted:
+		if ended && rec.ExitCode != 0 {
+			return false, fmt.Errorf("service %q didn't complete successfully: exit %d", step.Service, rec.ExitCode)
+		}
+		return ended, nil
+	case spec.ConditionHealthy:
 		switch {
-		case r.gone:
-			return false, fmt.Errorf("container %s was removed", rec.Name)
-		case ended && r.pendingRestart():
+		case ended:
+			return false, fmt.Errorf("dependency failed to start: container %s exited (%d)", rec.Name, rec.ExitCode)
+		case !rec.Probed:
+			return false, fmt.Errorf("dependency failed to start: container %s has no healthcheck configured", rec.Name)
+		case rec.Health != nil && rec.Health.Status == wire.HealthUnhealthy:
+			return false, fmt.Errorf("dependency failed to start: container %s is unhealthy", rec.Name)
+		}
+		return rec.Health != nil && rec.Health.Status == wire.HealthHealthy, nil
+	case planner.RunningOrHealthy:
+		switch {
+		case ended && rec.ExitCode != 0:
+			return false, fmt.Errorf("container %s exited (%d)", rec.Name, rec.ExitCode)
+		case ended:
+			return true, nil
+		case rec.Status != planner.StatusRunning:
 			return false, nil
+		case rec.Health != nil && rec.Health.Status == wire.HealthUnhealthy:
+			return false, fmt.Errorf("container %s is unhealthy", rec.Name)
 		}
-		switch step.Condition {
-		case spec.ConditionStarted:
-			return rec.Status == planner.StatusRunning || ended, nil
-		case spec.ConditionCompleted:
-			if ended && rec.ExitCode != 0 {
-				return false, fmt.Errorf("service %q didn't complete successfully: exit %d", step.Service, rec.ExitCode)
-			}
-			return ended, nil
-		case spec.ConditionHealthy:
-			switch {
-			case ended:
-				return false, fmt.Errorf("dependency failed to start: container %s exited (%d)", rec.Name, rec.ExitCode)
-			case !rec.Probed:
-				return false, fmt.Errorf("dependency failed to start: container %s has no healthcheck configured", rec.Name)
-			case rec.Health != nil && rec.Health.Status == wire.HealthUnhealthy:
-				return false, fmt.Errorf("dependency failed to start: container %s is unhealthy", rec.Name)
-			}
-			return rec.Health != nil && rec.Health.Status == wire.HealthHealthy, nil
-		case planner.RunningOrHealthy:
-			switch {
-			case ended && rec.ExitCode != 0:
-				return false, fmt.Errorf("container %s exited (%d)", rec.Name, rec.ExitCode)
-			case ended:
-				return true, nil
-			case rec.Status != planner.StatusRunning:
-				return false, nil
-			case rec.Health != nil && rec.Health.Status == wire.HealthUnhealthy:
-				return false, fmt.Errorf("container %s is unhealthy", rec.Name)
-			}
-			return !rec.Probed || rec.Health != nil && rec.Health.Status == wire.HealthHealthy, nil
-		}
-		return false, fmt.Errorf("step %d: unknown condition %q", step.ID, step.Condition)
-	})
+		return !rec.Probed || rec.Health != nil && rec.Health.Status == wire.HealthHealthy, nil
+	}
+	return false, fmt.Errorf("step %d: unknown condition %q", step.ID, step.Condition)
 }
 
 // pendingRestart tells, with s.mu held, whether its policy is about to restart a

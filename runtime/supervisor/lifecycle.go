@@ -935,13 +935,10 @@ func (s *Supervisor) afterAdoption() {
 			}
 		case host == nil && (rec.Status == planner.StatusRunning || rec.Status == planner.StatusPaused):
 			s.mu.Lock()
-			r.rec.Status, r.rec.ExitCode, r.rec.Finished, r.rec.Health = planner.StatusExited, 255, time.Now(), nil
-			r.rec.Error = "its machine ended while no supervisor ran"
+			r.rec.Status, r.rec.ExitCode, r.rec.Finished, r.rec.Health = planner.StatusExited, state.LostExitCode, time.Now(), nil
+			r.rec.Error = state.LostError
 			r.rec.Machine, r.rec.Notice, r.rec.Published = "", "", nil
 			restart := wantsRestart(&r.rec)
-			if !restart {
-				r.rec.Status = planner.StatusDead
-			}
 			s.mu.Unlock()
 			s.persist(r)
 			if restart {

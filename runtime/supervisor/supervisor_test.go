@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stackvm/stack/guest/wire"
 	"github.com/stackvm/stack/planner"
@@ -185,14 +186,78 @@ func TestLostMachines(t *testing.T) {
 	w.driver.Close() // as the host's kernel ends a machine whose files are gone
 	w.open()
 	w.until("shop-web-1", running)
-	if rec := w.rec("shop-db-1"); rec.Status != planner.StatusDead || rec.Error == "" {
+	if rec := w.rec("shop-db-1"); rec.Status != planner.StatusExited || rec.Error != state.LostError {
 		t.Errorf("db is %s: %s", rec.Status, rec.Error)
 	}
+	id := w.rec("shop-db-1").ID
 	w.up(p)
-	if !running(w.rec("shop-db-1")) {
-		t.Error("db does not run")
+	if rec := w.rec("shop-db-1"); !running(rec) || rec.ID != id {
+		t.Errorf("db is %s, its id was %s and is %s", rec.Status, id, rec.ID)
 	}
 	w.down(p, true)
+	w.nothingLeft()
+}
+
+func TestHostDiskFull(t *testing.T) {
+	w := newWorld(t)
+	p := project("shop", service("web", "server"))
+	p.Services["web"].Mounts = []spec.Mount{{Type: spec.MountVolume, Source: "data", Target: "/data"}}
+	w.up(p)
+	w.guest("shop-web-1").DiskFull(volumeSerial("shop_data"))
+	rec := w.until("shop-web-1", func(rec *state.Replica) bool { return rec.Notice != "" })
+	if rec.Notice != "paused: no space left on the host for volume shop_data" || !running(rec) {
+		t.Errorf("it is %s: %q", rec.Status, rec.Notice)
+	}
+	// The host's disk has space: it goes on by itself.
+	w.until("shop-web-1", func(rec *state.Replica) bool { return rec.Notice == "" })
+	w.down(p, true)
+	w.nothingLeft()
+}
+
+// A host that shuts down stops everything; nothing counts as stopped by its
+// user.
+func TestEndAll(t *testing.T) {
+	w := newWorld(t)
+	p := project("shop", service("web", "server"), service("db", "server"))
+	w.up(p)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	w.s.EndAll(ctx)
+	<-w.s.Done()
+	if n := len(w.driver.Guests()); n != 0 {
+		t.Errorf("%d machines run", n)
+	}
+	for _, name := range []string{"shop-web-1", "shop-db-1"} {
+		if rec := w.rec(name); rec.Status != planner.StatusExited || rec.Stopped || rec.ExitCode != 143 {
+			t.Errorf("%s is %s (%d), stopped %v", name, rec.Status, rec.ExitCode, rec.Stopped)
+		}
+	}
+	w.restart()
+	w.down(p, true)
+	w.nothingLeft()
+}
+
+// A supervisor without machines ends by itself, and one with machines does not.
+func TestIdle(t *testing.T) {
+	w := newWorld(t)
+	w.close()
+	w.idle = time.Millisecond
+	w.open()
+	<-w.s.Done()
+	w.idle = time.Hour
+	w.restart()
+	p := project("shop", service("web", "server"))
+	w.up(p)
+	w.close()
+	w.idle = time.Millisecond
+	w.open()
+	select {
+	case <-w.s.Done():
+		t.Error("it ended although a machine runs")
+	case <-time.After(50 * time.Millisecond):
+	}
+	w.down(p, true)
+	<-w.s.Done()
 	w.nothingLeft()
 }
 
