@@ -29,7 +29,6 @@ var Version = "dev"
 // Agent is what the machine's parts have in common.
 type Agent struct {
 	key        wire.Key
-	launcher   *launch.Launcher
 	disks      *disk.Store
 	shares     *share.Client
 	logs       *logs.Queue
@@ -46,12 +45,11 @@ func Run(ctx context.Context, key wire.Key) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	a := &Agent{
-		key:      key,
-		launcher: launch.New(process.NewTable()),
-		disks:    disk.New("/run/disks"),
-		logs:     logs.NewQueue(),
-		events:   newEvents(),
-		halt:     make(chan struct{}),
+		key:    key,
+		disks:  disk.New("/run/disks"),
+		logs:   logs.NewQueue(),
+		events: newEvents(),
+		halt:   make(chan struct{}),
 	}
 	if err := cgroup.Enable(); err != nil {
 		return err
@@ -64,7 +62,7 @@ func Run(ctx context.Context, key wire.Key) error {
 		return err
 	}
 	a.containers = container.NewSet(container.Machine{
-		Launcher: a.launcher, Disks: a.disks, Shares: a.shares, Logs: a.logs, Memory: memory, Emit: a.events.emit,
+		Launcher: launch.New(process.NewTable()), Disks: a.disks, Shares: a.shares, Logs: a.logs, Memory: memory, Emit: a.events.emit,
 	})
 
 	failed := make(chan error, 2)

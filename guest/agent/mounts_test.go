@@ -40,6 +40,7 @@ func TestMounts(t *testing.T) {
 		{Kind: wire.MountVolume, Source: "vol", Target: "/var/lib/data", Bytes: 64 << 20},
 		{Kind: wire.MountTmpfs, Target: "/escape/inside", Bytes: 1 << 20, Mode: 0o750, UID: 1000, GID: 2000},
 		{Kind: wire.MountTmpfs, Target: "/up/there"},
+		{Kind: wire.MountVolume, Source: "vol", Target: "/up/there/vol", ReadOnly: true},
 		{Kind: wire.MountTmpfs, Target: "/dev/extra", Options: []string{"exec"}},
 		{Kind: wire.MountImage, Source: "img", Target: "/image", Subpath: "etc"},
 	}
@@ -63,6 +64,12 @@ func TestMounts(t *testing.T) {
 	check("cat /image/passwd | head -c 4; touch /image/x 2>/dev/null || echo ro", "rootro")
 	check("cat /run/secrets/password; stat -c ' %a %u:%g' /run/secrets/password; cat /etc/app.conf; (echo > /etc/app.conf) 2>/dev/null || echo ro", "hunter2 400 1000:2000\nx = 1\nro")
 	check("readlink /etc/resolv.conf; cat /etc/resolv.conf", "/run/dangling/resolv.conf\noptions ndots:0")
+	// Started again: what is volatile is empty, what lies in a volume, or below a
+	// mount in a tmpfs, is not.
+	check("touch /dev/shm/x /up/there/x /escape/inside/x; echo kept > /kept", "")
+	m.Call(wire.OpStop, wire.Stop{ID: idA, Grace: boottest.Patience}, nil)
+	m.Call(wire.OpStart, wire.ContainerRef{ID: idA}, nil)
+	check("ls /dev/shm /up/there; ls /escape/inside; cat /kept /run/secrets/password; cat /up/there/vol/seed", "/dev/shm:\n\n/up/there:\nvol\nkept\nhunter2from the image")
 	check("echo changed > /var/lib/data/seed; rm /var/lib/data/link; sync", "")
 	var status wire.ExitStatus
 	m.Call(wire.OpStop, wire.Stop{ID: idA, Grace: boottest.Patience}, &status)

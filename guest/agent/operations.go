@@ -61,7 +61,7 @@ func init() { // a literal would refer to itself through handle
 	operations = map[wire.Op]operation{
 		wire.OpHello: func(a *Agent, c *call) {
 			simple((*Agent).hello)(a, c)
-			if err := a.launcher.Prepare(); err != nil { // the first start will say so too
+			if err := a.containers.Prepare(); err != nil { // the first start will say so too
 				fmt.Fprintln(os.Stderr, "agent:", err)
 			}
 		},
@@ -83,6 +83,8 @@ func init() { // a literal would refer to itself through handle
 		wire.OpPut:  (*Agent).put,
 		wire.OpGet:  (*Agent).get,
 		wire.OpStat: simple((*Agent).stat),
+
+		wire.OpInvalidate: simple((*Agent).shareChanged),
 
 		wire.OpConnect: simple((*Agent).connect),
 		wire.OpCut:     simple((*Agent).disconnect),
@@ -169,6 +171,10 @@ func (a *Agent) hosts(_ context.Context, h *wire.Hosts) (*nothing, error) {
 		return nil, err
 	}
 	return nil, c.SetHosts(h.Hosts)
+}
+
+func (a *Agent) shareChanged(_ context.Context, in *wire.ShareChanges) (*nothing, error) {
+	return nil, a.shares.Changed(in.Share, in.Paths)
 }
 
 func (a *Agent) connect(_ context.Context, in *wire.Connect) (*nothing, error) {
@@ -266,10 +272,14 @@ func (a *Agent) put(c *call) {
 	if reply(c.stream, nil, err) != nil || err != nil {
 		return
 	}
-	err = target.Put(in, c.stream)
-	// The host writes to the end before it reads.
+	if err = target.Put(in, c.stream); err != nil {
+		reply(c.stream, nil, err)
+	}
+	// A tar ends before its stream does.
 	io.Copy(io.Discard, c.stream)
-	reply(c.stream, nil, err)
+	if err == nil {
+		reply(c.stream, nil, nil)
+	}
 }
 
 func (a *Agent) top(_ context.Context, ref *wire.ContainerRef) (*wire.Top, error) {

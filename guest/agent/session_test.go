@@ -12,11 +12,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/yamux"
-	"github.com/hugelgupf/p9/fsimpl/localfs"
-	"github.com/hugelgupf/p9/p9"
 	"github.com/stackvm/stack/guest/agent/boottest"
 	"github.com/stackvm/stack/guest/wire"
+	"github.com/stackvm/stack/runtime/share"
+	"golang.org/x/sys/unix"
 )
 
 // A host that is killed leaves half of everything on the stream; the next one
@@ -194,9 +193,13 @@ func TestSharing(t *testing.T) {
 	}})
 	host := t.TempDir()
 	os.WriteFile(filepath.Join(host, "file"), []byte("from the host"), 0o644)
-	m.Serve9P(func(share string, stream *yamux.Stream) {
-		p9.NewServer(localfs.Attacher(host)).Handle(stream, stream)
-	})
+	conn := m.Dial(wire.PortShares)
+	served := make(chan error, 1)
+	go func() {
+		served <- share.Serve(conn, m.Key, []share.Share{
+			{Name: "code", Path: host}, {Name: "one", Path: filepath.Join(host, "file"), ReadOnly: true},
+		})
+	}()
 	const wait = "trap exit TERM; while :; do sleep 1000 & wait; done"
 	a, b := shell(idA, wait), shell(idB, wait)
 	a.Root.Scratch, b.Root.Scratch = "", ""
@@ -225,9 +228,27 @@ func TestSharing(t *testing.T) {
 	if got, err := os.ReadFile(filepath.Join(host, "new")); err != nil || string(got) != "back\n" {
 		t.Errorf("on the host: %q, %v", got, err)
 	}
+	changed := func() (ctime unix.Timespec) {
+		t.Helper()
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(host, "file"), &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Ctim
+	}
+	before := changed()
+	m.Call(wire.OpInvalidate, wire.ShareChanges{Share: "code", Paths: []string{"file", "../../x", "gone/too"}}, nil)
+	if changed() == before {
+		t.Error("a host's edit was not raised: the file's mode was not set again")
+	}
+	var stats wire.Stats
+	m.Call(wire.OpStats, nil, &stats)
+	if s := stats.Containers[idA]; stats.AgentRSS > 12<<20 || s.MemoryBytes == 0 || s.CPUNanos == 0 || s.PIDs < 2 {
+		t.Errorf("stats: %+v", stats)
+	}
 	var top wire.Top
 	m.Call(wire.OpTop, wire.ContainerRef{ID: idB}, &top)
-	if len(top.Processes) != 2 || top.Processes[0][0] != "root" {
+	if len(top.Processes) != 2 || len(top.Processes) > 0 && top.Processes[0][0] != "root" {
 		t.Errorf("top: %+v", top)
 	}
 
@@ -263,5 +284,8 @@ func TestSharing(t *testing.T) {
 	}
 	if f := m.Shutdown(boottest.Patience); len(f.Unsynced) > 0 || len(f.Containers) != 2 {
 		t.Errorf("farewell: %+v", f)
+	}
+	if err := <-served; err != nil {
+		t.Errorf("the share server ended with %v", err)
 	}
 }

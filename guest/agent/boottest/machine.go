@@ -189,42 +189,6 @@ func (m *Machine) Interrupt() {
 	m.Session.Close()
 }
 
-// Serve9P answers on the shares port; serve speaks 9P for a share on its stream.
-func (m *Machine) Serve9P(serve func(share string, stream *yamux.Stream)) {
-	m.t.Helper()
-	conn := m.Dial(wire.PortShares)
-	conn.SetDeadline(time.Now().Add(Patience))
-	if err := wire.Greet(conn, m.Key); err != nil {
-		m.t.Fatal(err)
-	}
-	conn.SetDeadline(time.Time{})
-	config := yamux.DefaultConfig()
-	config.EnableKeepAlive = false
-	config.LogOutput = io.Discard
-	session, err := yamux.Server(conn, config)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	m.t.Cleanup(wg.Wait)
-	m.t.Cleanup(func() { session.Close() })
-	wg.Go(func() {
-		for {
-			stream, err := session.AcceptStream()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer stream.Close()
-				var open wire.ShareOpen
-				if wire.ReadMessage(stream, &open) == nil && wire.WriteMessage(stream, wire.Reply{}) == nil {
-					serve(open.Share, stream)
-				}
-			})
-		}
-	})
-}
-
 // Open sends a request and reads the reply; frames or bytes may follow.
 func (m *Machine) Open(op wire.Op, in, out any) (*yamux.Stream, error) {
 	m.t.Helper()

@@ -94,6 +94,12 @@ func (c *Container) confine(spec *launch.Spec, privileged bool) error {
 	return err
 }
 
+// Prepare does once what the first container would otherwise wait for.
+func (s *Set) Prepare() error {
+	_, err := filters.get("", defaultCapabilities)
+	return errors.Join(err, s.machine.Launcher.Prepare())
+}
+
 // filters keeps the last seccomp program, which is mostly the next one too.
 var filters filterCache
 

@@ -22,12 +22,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stateNew is a container whose Create has not finished: nobody sees it.
-const stateNew wire.State = ""
-
 // Container is one container of the machine.
 type Container struct {
 	set  *Set
+	made bool // Create has finished, and others may see it; guarded by set.mu
 	spec wire.Container
 
 	// Made by make, then constant until unmake.
@@ -37,7 +35,9 @@ type Container struct {
 	group *cgroup.Group
 	held  []heldMount
 	nodes []launch.Node
-	undo  []func() error // in order of making
+	// volatile are the file systems that begin empty with each start.
+	volatile []*os.File
+	undo     []func() error // in order of making
 
 	changing sync.Mutex // held while starting, removing, connecting; taken before mu
 	plugs    []plug     // guarded by changing
@@ -55,7 +55,6 @@ type Container struct {
 // run is one life of a container, from start to end.
 type run struct {
 	proc  *process.Process
-	pidfd *os.File
 	stdio *stdio
 	oom   int64 // kills counted before it began
 	done  chan struct{}
@@ -118,7 +117,7 @@ func (c *Container) make(ctx context.Context) (err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	c.do(func() error { return os.RemoveAll(dir) })
+	c.do(func() error { return removeTree(dir) })
 	if err := c.namespaces(); err != nil {
 		return err
 	}
@@ -209,6 +208,42 @@ func (c *Container) oomKilled() {
 	if r != nil && c.group.OOMKills() > r.oom {
 		c.set.machine.Emit(wire.Event{Kind: wire.EventOOM, Container: c.spec.ID, At: time.Now(), Message: "a process was killed: the container's memory limit is reached"})
 	}
+}
+
+// removeTree removes a directory of the agent's tmpfs. It never enters another
+// file system: what should have been unmounted by now may be a user's data.
+func removeTree(dir string) error {
+	f, err := os.OpenFile(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	var own, st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &own); err != nil {
+		return err
+	}
+	for _, name := range names {
+		path := dir + "/" + name
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		switch {
+		case st.Dev != own.Dev:
+			err = &os.PathError{Op: "remove", Path: path, Err: errors.New("still mounted")}
+		case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+			err = removeTree(path)
+		default:
+			err = os.Remove(path)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return os.Remove(dir)
 }
 
 // release is for disks: the step that gives up a use of one.

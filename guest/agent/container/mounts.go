@@ -70,14 +70,20 @@ func (c *Container) mountOne(ctx context.Context, m *wire.Mount, hold string, he
 		return err
 	}
 	defer on.Close()
-	if m.Kind == wire.MountVolume && !m.NoCopy && !kernel && !m.ReadOnly {
+	if m.Kind == wire.MountVolume && !m.NoCopy && !kernel {
 		if err := fill(on, source); err != nil {
 			return fmt.Errorf("filling the volume with the image's files: %w", err)
 		}
 	}
 	if m.Kind == wire.MountTmpfs {
 		// It is attached nowhere yet, and so cannot be cloned.
-		err = mount.Attach(source, on)
+		if err = mount.Attach(source, on); err == nil {
+			var keep *os.File
+			if keep, err = duplicate(source); err == nil {
+				c.volatile = append(c.volatile, keep)
+				c.do(keep.Close)
+			}
+		}
 	} else {
 		err = mount.Bind(source, on, attrs)
 	}

@@ -62,6 +62,9 @@ func (c *Container) Start() (wire.Started, error) {
 
 // launch starts the process.
 func (c *Container) launch() (*run, error) {
+	if err := c.empty(); err != nil {
+		return nil, err
+	}
 	spec, err := c.workload(c.spec.Args, nil, c.spec.WorkingDir, c.spec.User, c.spec.Groups, c.spec.TTY)
 	if err != nil {
 		return nil, err
@@ -138,9 +141,6 @@ func (c *Container) launch() (*run, error) {
 		r.stdio = terminalStdio(tty)
 	}
 	r.proc = proc
-	if fd, err := unix.PidfdOpen(proc.PID, 0); err == nil {
-		r.pidfd = os.NewFile(uintptr(fd), "pidfd")
-	}
 	return r, nil
 }
 
@@ -206,9 +206,6 @@ func (c *Container) wait(r *run) {
 	cancel()
 	status := wire.ExitStatus{Code: code, At: at, OOM: c.group.OOMKills() > r.oom}
 	c.mu.Lock()
-	if r.pidfd != nil {
-		r.pidfd.Close()
-	}
 	c.run, c.state, c.exit = nil, wire.StateExited, status
 	close(r.done)
 	close(c.ended)

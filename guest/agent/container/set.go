@@ -52,7 +52,7 @@ func (s *Set) Get(id string) (*Container, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.containers[id]
-	if c == nil || c.state == stateNew {
+	if c == nil || !c.made {
 		return nil, &wire.Error{Code: wire.CodeNotFound, Message: fmt.Sprintf("no container %.12q in this machine", id)}
 	}
 	return c, nil
@@ -64,7 +64,7 @@ func (s *Set) All() []*Container {
 	defer s.mu.Unlock()
 	all := make([]*Container, 0, len(s.containers))
 	for _, c := range s.containers {
-		if c.state != stateNew {
+		if c.made {
 			all = append(all, c)
 		}
 	}
@@ -80,7 +80,7 @@ func (s *Set) Create(ctx context.Context, spec *wire.Container) error {
 	if err := validate(spec); err != nil {
 		return err
 	}
-	c := &Container{set: s, spec: *spec, state: stateNew, ended: make(chan struct{})}
+	c := &Container{set: s, spec: *spec, state: wire.StateCreated, ended: make(chan struct{})}
 	s.mu.Lock()
 	switch {
 	case s.closed:
@@ -98,7 +98,7 @@ func (s *Set) Create(ctx context.Context, spec *wire.Container) error {
 	if err != nil {
 		delete(s.containers, spec.ID)
 	} else {
-		c.state = wire.StateCreated
+		c.made = true
 	}
 	s.mu.Unlock()
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/stackvm/stack/guest/agent/netlink"
 	"github.com/stackvm/stack/guest/wire"
 	"golang.org/x/sys/unix"
 )
@@ -101,4 +102,8 @@ func (c *Container) userName(uid int) string {
 }
 
 // Stats reads the container's counters.
-func (c *Container) Stats() wire.ContainerStats { return c.group.Stats() }
+func (c *Container) Stats() wire.ContainerStats {
+	s := c.group.Stats()
+	s.NetRx, s.NetTx = netlink.Traffic(c.net)
+	return s
+}

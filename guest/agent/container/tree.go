@@ -129,7 +129,40 @@ func (c *Container) shm(dir string) error {
 	if size <= 0 {
 		size = shmSize
 	}
-	return c.mount("tmpfs", dir, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=1777,size="+strconv.FormatInt(size, 10))
+	if err := c.mount("tmpfs", dir, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=1777,size="+strconv.FormatInt(size, 10)); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	c.volatile = append(c.volatile, f)
+	c.do(f.Close)
+	return nil
+}
+
+// empty empties what docker makes anew for each start: /dev/shm and every tmpfs.
+// A stale pid file in one would keep a restarted service from coming up.
+func (c *Container) empty() error {
+	for _, other := range c.set.All() {
+		if other.spec.JoinIPC == c.spec.ID && other.running() != nil {
+			return nil // it uses them still
+		}
+	}
+	for _, f := range c.volatile {
+		var st unix.Stat_t
+		fd, err := unix.Openat(int(f.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			if err = unix.Fstat(fd, &st); err == nil {
+				err = clear(fd, st.Dev)
+			}
+			unix.Close(fd)
+		}
+		if err != nil {
+			return fmt.Errorf("emptying a tmpfs: %w", err)
+		}
+	}
+	return nil
 }
 
 // openShm returns a detached mount for /dev/shm.

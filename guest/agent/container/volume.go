@@ -84,7 +84,7 @@ func fillBeside(parent int, from, volume *os.File) error {
 	if err := begin(parent); err != nil {
 		return err
 	}
-	if err := clear(target); err != nil {
+	if err := clear(target, want.Dev); err != nil {
 		return err
 	}
 	c := copier{links: make(map[[2]uint64]string)}
@@ -143,8 +143,9 @@ func list(dir int) ([]string, error) {
 	return f.Readdirnames(-1)
 }
 
-// clear removes what is in a directory.
-func clear(dir int) error {
+// clear removes what is in a directory of the file system dev, and leaves alone
+// what is mounted in it.
+func clear(dir int, dev uint64) error {
 	names, err := list(dir)
 	if err != nil {
 		return err
@@ -152,21 +153,33 @@ func clear(dir int) error {
 	for _, name := range names {
 		err := unix.Unlinkat(dir, name, 0)
 		if err == unix.EISDIR || err == unix.EPERM {
-			var sub int
-			if sub, err = unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
-				return err
-			}
-			err = clear(sub)
-			unix.Close(sub)
-			if err == nil {
-				err = unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)
-			}
+			err = clearDirectory(dir, name, dev)
 		}
-		if err != nil {
+		if err != nil && err != unix.ENOENT && err != unix.EBUSY { // EBUSY: a mount point
 			return err
 		}
 	}
 	return nil
+}
+
+func clearDirectory(dir int, name string, dev uint64) error {
+	sub, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(sub)
+	var st unix.Stat_t
+	if err := unix.Fstat(sub, &st); err != nil || st.Dev != dev {
+		return err
+	}
+	if err := clear(sub, dev); err != nil {
+		return err
+	}
+	err = unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)
+	if err == unix.ENOTEMPTY { // something is mounted below
+		return nil
+	}
+	return err
 }
 
 // copier copies a tree with owners, modes, times, attributes and hard links. It

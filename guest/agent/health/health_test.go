@@ -44,9 +44,15 @@ func TestRun(t *testing.T) {
 			{0, wire.HealthHealthy, 0}, {5 * s, wire.HealthHealthy, 1}, {10 * s, wire.HealthUnhealthy, 2}, {15 * s, wire.HealthHealthy, 0},
 		}},
 		{"start period forgives", starting, between(19*s, time.Hour), 23 * s, []line{
-			{2 * s, wire.HealthStarting, 0}, {4 * s, wire.HealthStarting, 0}, {6 * s, wire.HealthStarting, 0},
-			{8 * s, wire.HealthStarting, 0}, {10 * s, wire.HealthStarting, 0}, {12 * s, wire.HealthStarting, 0},
-			{14 * s, wire.HealthStarting, 0}, {16 * s, wire.HealthStarting, 0}, {18 * s, wire.HealthStarting, 0},
+			{2 * s, wire.HealthStarting, 0},
+			{4 * s, wire.HealthStarting, 0},
+			{6 * s, wire.HealthStarting, 0},
+			{8 * s, wire.HealthStarting, 0},
+			{10 * s, wire.HealthStarting, 0},
+			{12 * s, wire.HealthStarting, 0},
+			{14 * s, wire.HealthStarting, 0},
+			{16 * s, wire.HealthStarting, 0},
+			{18 * s, wire.HealthStarting, 0},
 			{20 * s, wire.HealthHealthy, 0},
 		}},
 	} {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -190,4 +191,29 @@ func Sysctl(ns *os.File, settings ...[2]string) error {
 		}
 		return nil
 	})
+}
+
+// Traffic counts the bytes that the namespace ns received and sent, loopback
+// left out.
+func Traffic(ns *os.File) (rx, tx int64) {
+	In(ns, func() error {
+		text, err := os.ReadFile("/proc/thread-self/net/dev")
+		rx, tx = traffic(string(text))
+		return err
+	})
+	return rx, tx
+}
+
+func traffic(dev string) (rx, tx int64) {
+	for line := range strings.Lines(dev) {
+		name, rest, ok := strings.Cut(line, ":")
+		fields := strings.Fields(rest)
+		if !ok || strings.TrimSpace(name) == "lo" || len(fields) < 9 {
+			continue
+		}
+		r, _ := strconv.ParseInt(fields[0], 10, 64)
+		t, _ := strconv.ParseInt(fields[8], 10, 64)
+		rx, tx = rx+r, tx+t
+	}
+	return rx, tx
 }
