@@ -20,8 +20,6 @@ const (
 	// MaxVLAN is the highest usable VLAN identifier; 0 and 4095 are reserved.
 	MaxVLAN = 4094
 
-	maxFrame = HeaderLen + MaxMTU
-
 	typeVLAN = 0x8100
 	typeIPv4 = 0x0800
 	typeARP  = 0x0806
