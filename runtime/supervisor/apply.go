@@ -120,12 +120,29 @@ func (s *Supervisor) Apply(ctx context.Context, a api.Apply, pid int, send func(
 	if release, ok := s.hold(); ok {
 		defer release()
 		err = c.apply(ctx, a, pid)
+		s.flushProject(c.name) // ps, which reads files, shows what was done
 	}
 	done := api.Event{Kind: api.EventDone}
 	if err != nil {
 		done.Error = presentable(err)
 	}
 	c.event(done)
+}
+
+func (s *Supervisor) flushProject(name string) {
+	s.mu.Lock()
+	var all []*replica
+	for _, r := range s.replicas {
+		if r.rec.Project == name {
+			all = append(all, r)
+		}
+	}
+	s.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, r := range all {
+		wg.Go(func() { s.flush(r) })
+	}
+	wg.Wait()
 }
 
 // presentable makes an error ready for the client: every fault on lines of its
@@ -135,7 +152,7 @@ func presentable(err error) *api.Error {
 		return e
 	}
 	e := api.AsError(err)
-	if one, ok := errors.AsType[*spec.Error](err); ok && err == error(one) {
+	if one, ok := errors.AsType[*spec.Error](err); ok && err == error(one) { //nolint:errorlint // only one that nothing wraps
 		e.Message, e.Hint = (&spec.Error{Pos: one.Pos, Err: one.Err}).Error(), one.Hint
 	}
 	if many, ok := errors.AsType[*multierror.Error](err); ok {
@@ -380,7 +397,7 @@ func (s *Supervisor) ownDirectory(p *spec.Project) error {
 	}
 	was, err := os.Stat(rec.WorkingDir)
 	if err != nil || !was.IsDir() {
-		return nil // moved, or removed
+		return nil //nolint:nilerr // moved, or removed
 	}
 	if now, err := os.Stat(p.WorkingDir); err == nil && os.SameFile(was, now) {
 		return nil

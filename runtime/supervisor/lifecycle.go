@@ -237,7 +237,6 @@ func (s *Supervisor) join(ctx context.Context, r *replica, of string) (err error
 	endpoints := s.assignVLANs(h, r)
 	s.mu.Lock()
 	r.host = h
-	m := h.rec
 	s.mu.Unlock()
 	var added []string
 	defer func() {
@@ -245,7 +244,7 @@ func (s *Supervisor) join(ctx context.Context, r *replica, of string) (err error
 			s.leaveMachine(context.WithoutCancel(ctx), h, r, added)
 		}
 	}()
-	if err := s.opt.State.PutMachine(&m); err != nil {
+	if err := s.putMachine(h); err != nil {
 		return err
 	}
 	s.update(r, func(rec *state.Replica) { rec.Machine, rec.Endpoints = h.id, endpoints })
@@ -353,7 +352,6 @@ func (s *Supervisor) leaveMachine(ctx context.Context, h *hosted, r *replica, di
 		}
 	}
 	h.rec.VLANs = vlans
-	m := h.rec
 	if r.host == h {
 		r.host = nil
 		r.rec.Machine = ""
@@ -362,7 +360,7 @@ func (s *Supervisor) leaveMachine(ctx context.Context, h *hosted, r *replica, di
 	s.notifyLocked(r)
 	s.mu.Unlock()
 	s.persist(r)
-	s.warn("recording a machine", s.opt.State.PutMachine(&m))
+	s.warn("recording a machine", s.putMachine(h))
 }
 
 // start runs a replica, booting its machine if that has not been done.
@@ -385,7 +383,7 @@ func (s *Supervisor) start(ctx context.Context, r *replica) error {
 	case status == planner.StatusRunning:
 		return nil
 	}
-	s.update(r, func(rec *state.Replica) { rec.Stopped, rec.Restarts = false, 0 })
+	s.updateLater(r, func(rec *state.Replica) { rec.Stopped, rec.Restarts = false, 0 })
 	s.mu.Lock()
 	r.backoff = 0
 	s.mu.Unlock()
@@ -482,7 +480,7 @@ func (s *Supervisor) run(ctx context.Context, r *replica) (err error) {
 	r.lastRun = time.Now()
 	r.drained = false
 	s.mu.Unlock()
-	s.update(r, func(rec *state.Replica) {
+	s.updateLater(r, func(rec *state.Replica) {
 		rec.Status, rec.Started, rec.Finished = planner.StatusRunning, cmp.Or(started.At, time.Now()), time.Time{}
 		rec.ExitCode, rec.OOM, rec.Error = 0, false, ""
 	})
@@ -560,7 +558,7 @@ func (s *Supervisor) adoptRunning(h *hosted, r *replica, at time.Time) {
 
 func (s *Supervisor) health(r *replica, e wire.Event) {
 	before := s.snapshot(r)
-	s.update(r, func(rec *state.Replica) {
+	s.updateLater(r, func(rec *state.Replica) {
 		rec.Health = &state.Health{Status: e.Health, FailingStreak: e.FailingStreak, Output: e.Output, At: e.At}
 	})
 	if before.Health == nil || before.Health.Status != e.Health {
@@ -589,7 +587,7 @@ func (s *Supervisor) exited(h *hosted, r *replica, exit wire.ExitStatus, fault s
 	s.notifyLocked(r)
 	snapshot := clone(rec)
 	s.mu.Unlock()
-	s.persist(r)
+	s.persistLater(r)
 	s.unplugReplica(h, r)
 	attrs := map[string]string{"exitCode": strconv.Itoa(exit.Code)}
 	s.emit(replicaEvent(snapshot, "die", attrs))
@@ -817,6 +815,7 @@ const pausedNotice = "paused"
 // endHost stops what runs of a replica and takes it out of its machine, which
 // ends with its last container. The caller holds r.op.
 func (s *Supervisor) endHost(ctx context.Context, r *replica, h *hosted, grace time.Duration) error {
+	s.flush(r) // once its machine is gone, nobody else could tell how it ended
 	if h.hasDied() || h.client == nil {
 		return s.waitEnded(ctx, h, 0)
 	}

@@ -56,7 +56,9 @@ type hosted struct {
 	died    chan struct{} // closed when its process has ended
 	ended   chan struct{} // closed when all that was its is cleared up
 
-	// Guarded by Supervisor.mu.
+	save sync.Mutex // one write of the record at a time
+
+	// Guarded by Supervisor.mu; maps and slices in rec are replaced, not changed.
 	rec      state.Machine
 	replicas []*replica    // whose container it has
 	leaving  chan struct{} // closed when the answer to a shutdown is there
@@ -137,7 +139,7 @@ func (s *Supervisor) boot(ctx context.Context, r *replica) (err error) {
 		defer cfg.Shares.Close()
 		record := h.share.Record()
 		h.rec.Shares = &record
-		if err := s.opt.State.PutMachine(&h.rec); err != nil {
+		if err := s.putMachine(h); err != nil {
 			return err
 		}
 	}
@@ -160,12 +162,11 @@ func (s *Supervisor) boot(ctx context.Context, r *replica) (err error) {
 	endpoints := s.assignVLANs(h, r)
 	s.mu.Lock()
 	h.rec.Record, h.rec.Phase = started.Record(), state.Made
-	m = h.rec
 	s.mu.Unlock()
-	if err := s.opt.State.PutMachine(&m); err != nil {
+	if err := s.putMachine(h); err != nil {
 		return err
 	}
-	s.update(r, func(rec *state.Replica) { rec.Machine, rec.Endpoints = m.ID, endpoints })
+	s.updateLater(r, func(rec *state.Replica) { rec.Machine, rec.Endpoints = m.ID, endpoints })
 	if err := s.opt.Fabric.Plug(m.ID, started.Handles()[machine.HandleTrunk]); err != nil {
 		return err
 	}
@@ -316,6 +317,16 @@ func (s *Supervisor) begin(h *hosted, m machine.Machine) bool {
 	return true
 }
 
+// putMachine writes down a machine's record as it is.
+func (s *Supervisor) putMachine(h *hosted) error {
+	h.save.Lock()
+	defer h.save.Unlock()
+	s.mu.Lock()
+	rec := h.rec
+	s.mu.Unlock()
+	return s.opt.State.PutMachine(&rec)
+}
+
 func (h *hosted) settle() { close(h.settled) }
 
 // watch waits for the machine's process to end and then clears up.
@@ -405,9 +416,9 @@ func (s *Supervisor) connect(ctx context.Context, h *hosted) error {
 		s.notifyLocked(r)
 	}
 	s.mu.Unlock()
-	if err := s.opt.State.PutMachine(&rec); err != nil {
-		return err
-	}
+	h.loops.Go(func() { // for people: nothing waits for it
+		s.warn("recording a machine", s.putMachine(h), "machine", rec.Name)
+	})
 	h.loops.Go(func() {
 		err := client.Events(h.ctx, func(e wire.Event) error { s.event(h, e); return nil })
 		if h.ctx.Err() == nil {

@@ -455,7 +455,7 @@ func (s *Supervisor) publish(r *replica, rec *state.Replica) error {
 		}
 		published = append(published, got...)
 	}
-	s.update(r, func(rec *state.Replica) { rec.Published = published })
+	s.updateLater(r, func(rec *state.Replica) { rec.Published = published })
 	return nil
 }
 
@@ -611,7 +611,7 @@ func (s *Supervisor) unpublish(r *replica) {
 		s.unpublishOne(r, id)
 	}
 	if len(ids) > 0 {
-		s.update(r, func(rec *state.Replica) { rec.Published = nil })
+		s.updateLater(r, func(rec *state.Replica) { rec.Published = nil })
 	}
 }
 

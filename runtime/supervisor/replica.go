@@ -34,6 +34,7 @@ type replica struct {
 	// pending ends the wait before a restart.
 	pending context.CancelFunc
 	gone    bool
+	dirty   bool     // the record has changed since it was last written
 	ports   []string // ids of what is published for it
 	run     int      // counts its starts
 	// starting is set while the machine is asked to start it: how it ends before
@@ -119,11 +120,45 @@ func (s *Supervisor) update(r *replica, change func(*state.Replica)) {
 	s.persist(r)
 }
 
+// updateLater is update for what an agent would tell the next supervisor as
+// well: it is on disk a moment later, so that a sync of the host's disk holds up
+// no start. flush makes sure.
+func (s *Supervisor) updateLater(r *replica, change func(*state.Replica)) {
+	s.mu.Lock()
+	change(&r.rec)
+	s.notifyLocked(r)
+	s.mu.Unlock()
+	s.persistLater(r)
+}
+
+func (s *Supervisor) persistLater(r *replica) {
+	s.mu.Lock()
+	queued := r.dirty
+	r.dirty = true
+	s.mu.Unlock()
+	if !queued && !s.spawn(func() { s.flush(r) }) {
+		s.flush(r)
+	}
+}
+
+// flush writes down what updateLater has changed.
+func (s *Supervisor) flush(r *replica) {
+	s.mu.Lock()
+	dirty := r.dirty
+	s.mu.Unlock()
+	if dirty {
+		s.persist(r)
+	}
+	r.save.Lock() // a write under way
+	defer r.save.Unlock()
+}
+
 // persist writes down the record as it is.
 func (s *Supervisor) persist(r *replica) {
 	r.save.Lock()
 	defer r.save.Unlock()
 	s.mu.Lock()
+	r.dirty = false
 	rec, gone := clone(&r.rec), r.gone
 	s.mu.Unlock()
 	if gone {
