@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -38,8 +39,8 @@ func (z zoneMap) Addrs(_ netip.Addr, name string) (addrs []netip.Addr, known boo
 }
 
 func (z zoneMap) Name(_, addr netip.Addr) (string, bool) {
-	for name, list := range z {
-		if slices.Contains(list, addr.String()) {
+	for _, name := range slices.Sorted(maps.Keys(z)) {
+		if slices.Contains(z[name], addr.String()) {
 			return name + ".shop", true
 		}
 	}
