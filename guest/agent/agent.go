@@ -35,6 +35,8 @@ type Agent struct {
 	events     *events
 	containers *container.Set
 
+	ending   sync.Once
+	farewell wire.Farewell // set by ending
 	haltOnce sync.Once
 	halt     chan struct{} // closed when the farewell has been sent
 }

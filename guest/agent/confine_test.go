@@ -3,6 +3,7 @@
 package agent_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -80,7 +81,7 @@ func TestConfinement(t *testing.T) {
 	} {
 		tt.exec.ID = idB
 		_, err := m.Exec(tt.exec)
-		if e, ok := err.(*wire.Error); !ok || e.Code != tt.code || e.Message != tt.text {
+		if e, ok := errors.AsType[*wire.Error](err); !ok || e.Code != tt.code || e.Message != tt.text {
 			t.Errorf("exec %q: %#v, want %s %q", tt.exec.Args, err, tt.code, tt.text)
 		}
 	}

@@ -68,7 +68,7 @@ func (a *Agent) subscribe(c *call) {
 	}
 	// The host sends nothing more: reading notices that it let go.
 	go func() {
-		c.stream.Read(make([]byte, 1))
+		_, _ = c.stream.Read(make([]byte, 1))
 		a.events.unsubscribe(s)
 	}()
 	for _, container := range a.containers.All() {

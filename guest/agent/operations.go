@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -118,7 +119,7 @@ func meminfo(key string) int64 {
 	for line := range strings.Lines(string(text)) {
 		if k, v, _ := strings.Cut(line, ":"); k == key {
 			var n int64
-			fmt.Sscan(v, &n)
+			_, _ = fmt.Sscan(v, &n)
 			return n
 		}
 	}
@@ -205,7 +206,7 @@ func (a *Agent) attach(c *call) {
 		reply(c.stream, nil, err)
 		return
 	}
-	target.Attach(in, c.stream, func() error { return reply(c.stream, nil, nil) })
+	_ = target.Attach(in, c.stream, func() error { return reply(c.stream, nil, nil) })
 }
 
 func (a *Agent) exec(c *call) {
@@ -229,7 +230,7 @@ func (a *Agent) exec(c *call) {
 		x.Detach()
 		return
 	}
-	x.Serve(c.stream)
+	_ = x.Serve(c.stream)
 }
 
 func (a *Agent) stat(_ context.Context, in *wire.Archive) (*wire.ArchiveStat, error) {
@@ -276,7 +277,7 @@ func (a *Agent) put(c *call) {
 		reply(c.stream, nil, err)
 	}
 	// A tar ends before its stream does.
-	io.Copy(io.Discard, c.stream)
+	_, _ = io.Copy(io.Discard, c.stream)
 	if err == nil {
 		reply(c.stream, nil, nil)
 	}
@@ -314,24 +315,41 @@ func (a *Agent) stats(context.Context, *nothing) (*wire.Stats, error) {
 func residentSet() int64 {
 	text, _ := os.ReadFile("/proc/self/statm")
 	var size, resident int64
-	fmt.Sscan(string(text), &size, &resident)
+	_, _ = fmt.Sscan(string(text), &size, &resident)
 	return resident * int64(os.Getpagesize())
 }
 
-// drainWait bounds how long a farewell waits for the host to have the logs.
-const drainWait = 10 * time.Second
+const (
+	drainWait    = 10 * time.Second // for the host to have the last log records
+	farewellRead = 2 * time.Second  // for a host that was sent the farewell to close its side
+	farewellKept = 30 * time.Second // for another host, when the one that asked is gone
+)
 
 // shutdown stops and unmounts everything, says farewell, and ends the machine
-// once the host has read that, or is gone.
+// once a host has read that. A host that dies meanwhile is followed by another
+// that asks again, and gets the same farewell.
 func (a *Agent) shutdown(c *call) {
 	in := new(wire.Shutdown)
 	if err := c.decode(in); err != nil {
 		reply(c.stream, nil, err)
 		return
 	}
-	farewell := wire.Farewell{}
+	a.ending.Do(func() { a.farewell = a.end(in.Grace) })
+	if reply(c.stream, a.farewell, nil) == nil {
+		c.stream.Close()
+		c.stream.SetReadDeadline(time.Now().Add(farewellRead))
+		if _, err := c.stream.Read(make([]byte, 1)); errors.Is(err, io.EOF) || errors.Is(err, yamux.ErrTimeout) {
+			a.haltOnce.Do(func() { close(a.halt) })
+			return
+		}
+	}
+	time.AfterFunc(farewellKept, func() { a.haltOnce.Do(func() { close(a.halt) }) })
+}
+
+// end brings everything to its end, once.
+func (a *Agent) end(grace time.Duration) (farewell wire.Farewell) {
 	var err error
-	farewell.Containers, err = a.containers.Close(in.Grace)
+	farewell.Containers, err = a.containers.Close(grace)
 	if err != nil {
 		farewell.Unsynced = append(farewell.Unsynced, err.Error())
 	}
@@ -343,13 +361,5 @@ func (a *Agent) shutdown(c *call) {
 	if err := a.logs.Drain(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "agent: the last log records were not taken:", err)
 	}
-	reply(c.stream, farewell, nil)
-	c.stream.Close()
-	// The reply is on its way when the host closes its side in turn.
-	c.stream.SetReadDeadline(time.Now().Add(farewellWait))
-	c.stream.Read(make([]byte, 1))
-	a.haltOnce.Do(func() { close(a.halt) })
+	return farewell
 }
-
-// farewellWait bounds the wait for a host that does not close.
-const farewellWait = 2 * time.Second

@@ -5,6 +5,7 @@ package agent_test
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -51,7 +52,7 @@ func TestSessionLoss(t *testing.T) {
 
 	// Two hosts after one another read the log without a gap or a double.
 	logs := m.Logs()
-	records := logs.Await(t, func(r []wire.LogRecord) bool { return len(r) >= 20_000 })
+	records := logs.Await(t, func(r []wire.LogRecord) bool { return len(r) >= 10_000 })
 	for i, r := range records {
 		if r.Seq != uint64(i+1) || !bytes.Equal(r.Line, []byte("line "+itoa(i+1))) {
 			t.Fatalf("record %d: %d %q", i, r.Seq, r.Line)
@@ -61,6 +62,20 @@ func TestSessionLoss(t *testing.T) {
 	exited := m.Await(events, func(e wire.Event) bool { return e.State == wire.StateExited })
 	if exited.Exit.Code != 137 || exited.Exit.OOM {
 		t.Errorf("killed: %+v", exited.Exit)
+	}
+
+	// A host that dies while the machine ends leaves the farewell to the next.
+	c.Args = []string{"sh", "-c", "trap 'sleep 2; exit 5' TERM; while :; do sleep 1000 & wait; done"}
+	c.ID = idB
+	m.Call(wire.OpCreate, c, nil)
+	m.Call(wire.OpStart, wire.ContainerRef{ID: idB}, nil)
+	m.Sh(idB, "true")
+	m.Send(wire.OpShutdown, wire.Shutdown{Grace: boottest.Patience})
+	m.Interrupt()
+	m.Greet()
+	farewell := m.Shutdown(boottest.Patience)
+	if farewell.Containers[idB].Code != 5 || farewell.Containers[idA].Code != 137 || len(farewell.Unsynced) > 0 {
+		t.Errorf("farewell to the second host: %+v", farewell)
 	}
 }
 
@@ -167,7 +182,7 @@ func TestStreams(t *testing.T) {
 	c.Root.Scratch, c.Args = "", []string{"no-such-command"}
 	m.Call(wire.OpCreate, c, nil)
 	err = m.Try(wire.OpStart, wire.ContainerRef{ID: idA}, nil)
-	if e, ok := err.(*wire.Error); !ok || e.Code != wire.CodeNoCommand || !strings.Contains(e.Message, `exec: "no-such-command": executable file not found in $PATH`) {
+	if e, ok := errors.AsType[*wire.Error](err); !ok || e.Code != wire.CodeNoCommand || !strings.Contains(e.Message, `exec: "no-such-command": executable file not found in $PATH`) {
 		t.Errorf("starting what is not there: %v", err)
 	}
 	m.Call(wire.OpRemove, wire.ContainerRef{ID: idA}, nil)
@@ -279,7 +294,8 @@ func TestSharing(t *testing.T) {
 	if err != nil || h.Name != "in" || string(content) != "bytes" || stat.Size != 5 {
 		t.Errorf("get: %+v, %v, %q, %+v", h, err, content, stat)
 	}
-	if err := m.Try(wire.OpStat, wire.Archive{ID: idA, Path: "/nowhere"}, nil); err == nil || err.(*wire.Error).Code != wire.CodeNotFound {
+	err = m.Try(wire.OpStat, wire.Archive{ID: idA, Path: "/nowhere"}, nil)
+	if e, ok := errors.AsType[*wire.Error](err); !ok || e.Code != wire.CodeNotFound {
 		t.Errorf("stat of nothing: %v", err)
 	}
 	if f := m.Shutdown(boottest.Patience); len(f.Unsynced) > 0 || len(f.Containers) != 2 {

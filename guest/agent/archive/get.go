@@ -37,7 +37,7 @@ func Get(root *inroot.Root, name string, follow bool, ready func(*wire.ArchiveSt
 		err = t.Close()
 	}
 	if err != nil {
-		w.Write([]byte{0xff}) // no header, and no end
+		_, _ = w.Write([]byte{0xff}) // no header, and no end
 	}
 	return err
 }

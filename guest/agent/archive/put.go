@@ -62,7 +62,7 @@ func Put(root *inroot.Root, dir string, owner *Owner, r io.Reader) error {
 	// Times last: making a directory's entries changed its own.
 	for _, d := range u.dirs {
 		if f, err := root.Open(d.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err == nil {
-			unix.UtimesNanoAt(unix.AT_FDCWD, inroot.Path(f), times(d.at), 0)
+			_ = unix.UtimesNanoAt(unix.AT_FDCWD, inroot.Path(f), times(d.at), 0)
 			f.Close()
 		}
 	}
@@ -185,7 +185,7 @@ func regular(dir int, base string, mode uint32, uid, gid int, h *tar.Header, con
 	}
 	for key, value := range h.PAXRecords {
 		if name, ok := strings.CutPrefix(key, paxXattr); ok && err == nil && (name == capability || strings.HasPrefix(name, "user.")) {
-			if err = unix.Fsetxattr(fd, name, []byte(value), 0); err == unix.ENOTSUP {
+			if err = unix.Fsetxattr(fd, name, []byte(value), 0); errors.Is(err, unix.ENOTSUP) {
 				err = nil
 			}
 		}

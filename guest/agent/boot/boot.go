@@ -129,6 +129,6 @@ func Parameter(name string) (string, error) {
 // by now, or the machine is beyond help.
 func Halt() {
 	for {
-		unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	}
 }

@@ -53,6 +53,7 @@ type Machine struct {
 	Trunk   *net.UnixConn // the other end of the machine's network card, a frame a datagram
 
 	t       testing.TB
+	pid     int
 	dir     string
 	control net.Conn
 	exited  chan struct{}
@@ -104,9 +105,10 @@ func Boot(t testing.TB, o Options) *Machine {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	m.pid = cmd.Process.Pid
 	go func() {
 		defer close(m.exited)
-		cmd.Wait()
+		_ = cmd.Wait()
 	}()
 	t.Cleanup(func() {
 		cmd.Process.Kill()
@@ -185,12 +187,12 @@ func (u unclosed) Close() error { return u.SetReadDeadline(time.Unix(1, 0)) }
 func (m *Machine) Interrupt() {
 	m.t.Helper()
 	// A yamux header that announces more data than comes.
-	m.control.Write([]byte{0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0x10, 0, 'h', 'a', 'l', 'f'})
+	_, _ = m.control.Write([]byte{0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0x10, 0, 'h', 'a', 'l', 'f'})
 	m.Session.Close()
 }
 
-// Open sends a request and reads the reply; frames or bytes may follow.
-func (m *Machine) Open(op wire.Op, in, out any) (*yamux.Stream, error) {
+// Send sends a request and does not wait for the reply.
+func (m *Machine) Send(op wire.Op, in any) *yamux.Stream {
 	m.t.Helper()
 	stream, err := m.Session.OpenStream()
 	if err != nil {
@@ -204,6 +206,13 @@ func (m *Machine) Open(op wire.Op, in, out any) (*yamux.Stream, error) {
 	if err := wire.WriteMessage(stream, wire.Request{Op: op, Body: body}); err != nil {
 		m.t.Fatalf("%s: %v", op, err)
 	}
+	return stream
+}
+
+// Open sends a request and reads the reply; frames or bytes may follow.
+func (m *Machine) Open(op wire.Op, in, out any) (*yamux.Stream, error) {
+	m.t.Helper()
+	stream := m.Send(op, in)
 	if err := ReadReply(stream, out); err != nil {
 		stream.Close()
 		return nil, err
@@ -443,6 +452,22 @@ func (m *Machine) qmp(command string, arguments map[string]any) {
 	if err != nil {
 		m.t.Fatalf("qmp %s: %v", command, err)
 	}
+}
+
+// CPU returns the processor time that the machine has taken of the host's.
+func (m *Machine) CPU() time.Duration {
+	m.t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.pid))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	var ticks int64
+	for _, f := range fields[11:13] {
+		n, _ := strconv.ParseInt(f, 10, 64)
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
 // Console returns what the machine's kernel and agent printed.

@@ -35,7 +35,7 @@ func (m *Machine) Peers(peers ...Peer) {
 			}
 			for _, p := range peers {
 				if reply := p.frame(buf[:n]); reply != nil {
-					m.Trunk.WriteTo(reply, machine)
+					_, _ = m.Trunk.WriteTo(reply, machine)
 				}
 			}
 		}

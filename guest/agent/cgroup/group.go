@@ -166,10 +166,7 @@ func walk(dir string, f func(string) error) error {
 		}
 		return err
 	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil
-	}
+	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
 		if e.IsDir() {
 			if err := walk(dir+"/"+e.Name(), f); err != nil {

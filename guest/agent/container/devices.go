@@ -122,7 +122,7 @@ func machineNodes(own map[uint64]bool) ([]launch.Node, error) {
 			return nil
 		}
 		var st unix.Stat_t
-		if unix.Lstat(path, &st) != nil || st.Mode&unix.S_IFMT == unix.S_IFBLK && own[st.Rdev] {
+		if gone := unix.Lstat(path, &st) != nil; gone || st.Mode&unix.S_IFMT == unix.S_IFBLK && own[st.Rdev] {
 			return nil
 		}
 		nodes = append(nodes, launch.Node{Path: path, Mode: st.Mode, Dev: st.Rdev, UID: int(st.Uid), GID: int(st.Gid)})

@@ -134,7 +134,7 @@ func (x *Exec) Serve(stream io.ReadWriter) error {
 			}
 		}
 	})
-	go receive(stream, true, func() *stdio { return x.stdio }, x.signal)
+	go func() { _ = receive(stream, true, func() *stdio { return x.stdio }, x.signal) }() // ends with the stream
 	return o.exit(x.finish())
 }
 

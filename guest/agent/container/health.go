@@ -48,7 +48,7 @@ func (c *Container) probe(ctx context.Context, check wire.Healthcheck) health.Re
 			output.Write(p[:min(len(p), maxProbeOutput-output.Len())])
 		}
 	})
-	stop := context.AfterFunc(ctx, func() { x.proc.SignalGroup(unix.SIGKILL) })
+	stop := context.AfterFunc(ctx, func() { _ = x.proc.SignalGroup(unix.SIGKILL) })
 	status := x.finish()
 	timedOut := !stop()
 	mu.Lock()

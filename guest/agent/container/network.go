@@ -91,7 +91,7 @@ func (c *Container) plug(i wire.Interface) (err error) {
 	defer theirs.Close()
 	defer func() {
 		if err != nil {
-			theirs.Delete(p.name)
+			_ = theirs.Delete(p.name)
 		}
 	}()
 	index, err := netlink.Index(c.net, p.name)

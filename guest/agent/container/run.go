@@ -171,9 +171,9 @@ func (c *Container) sink(kind wire.FrameKind) func([]byte) {
 		switch {
 		case !c.spec.Log:
 		case p == nil:
-			log.Flush()
+			_ = log.Flush()
 		default:
-			log.Write(p)
+			_, _ = log.Write(p)
 		}
 	}
 }
@@ -342,7 +342,7 @@ func (c *Container) stopChildren(r *run, sig unix.Signal) <-chan struct{} {
 			continue // ended meanwhile
 		}
 		files = append(files, os.NewFile(uintptr(fd), "pidfd"))
-		unix.PidfdSendSignal(fd, sig, nil, 0)
+		_ = unix.PidfdSendSignal(fd, sig, nil, 0)
 	}
 	go func() {
 		defer close(ended)
@@ -360,7 +360,7 @@ func awaitPidfd(f *os.File) {
 	if err != nil {
 		return
 	}
-	raw.Read(func(fd uintptr) bool {
+	_ = raw.Read(func(fd uintptr) bool {
 		polled := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		n, err := unix.Poll(polled, 0)
 		return err == nil && n > 0
@@ -399,7 +399,7 @@ func (c *Container) Attach(a *wire.Attach, stream io.ReadWriter, ready func() er
 	}()
 	select {
 	case <-ended:
-	case <-gone: // the host let go
+	case _ = <-gone: // the host let go
 		return nil
 	}
 	c.mu.Lock()

@@ -186,7 +186,7 @@ func leftover(f *os.File, buf []byte, write func([]byte)) {
 	}
 	for total := 0; total < 1<<20; {
 		n := 0
-		raw.Control(func(fd uintptr) { n, _ = unix.Read(int(fd), buf) })
+		_ = raw.Control(func(fd uintptr) { n, _ = unix.Read(int(fd), buf) })
 		if n <= 0 {
 			return
 		}
@@ -234,8 +234,8 @@ func (s *stdio) resize(size wire.WindowSize) {
 	if err != nil {
 		return
 	}
-	raw.Control(func(fd uintptr) {
-		unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: size.Rows, Col: size.Cols})
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: size.Rows, Col: size.Cols})
 	})
 }
 
@@ -251,7 +251,7 @@ func receive(r io.Reader, stdin bool, s func() *stdio, signal func(string)) erro
 		switch kind {
 		case wire.FrameStdin:
 			if stdin && stdio != nil {
-				stdio.write(p) // a workload that closed its stdin does not end the session
+				_ = stdio.write(p) // a workload that closed its stdin does not end the session
 			}
 		case wire.FrameStdinEOF:
 			if stdin && stdio != nil {

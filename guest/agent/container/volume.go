@@ -152,10 +152,10 @@ func clear(dir int, dev uint64) error {
 	}
 	for _, name := range names {
 		err := unix.Unlinkat(dir, name, 0)
-		if err == unix.EISDIR || err == unix.EPERM {
+		if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) {
 			err = clearDirectory(dir, name, dev)
 		}
-		if err != nil && err != unix.ENOENT && err != unix.EBUSY { // EBUSY: a mount point
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY) { // EBUSY: a mount point
 			return err
 		}
 	}

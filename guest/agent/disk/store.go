@@ -82,7 +82,7 @@ func (s *Store) acquire(ctx context.Context, serial string, writable bool, mount
 		s.mu.Unlock()
 		<-m.ready
 		if m.err == nil && m.Writable != writable {
-			m.Release()
+			_ = m.Release()
 			return nil, fmt.Errorf("disk %q: wanted both as an image and as a volume", serial)
 		}
 		if m.err != nil {

@@ -141,7 +141,7 @@ func (s *Stub) serveUDP(ctx context.Context) {
 			defer func() { <-s.slots }()
 			ctx, cancel := context.WithTimeout(ctx, giveUp)
 			defer cancel()
-			s.udp.WriteToUDPAddrPort(s.answer(ctx, query, s.exchangeUDP), client)
+			_, _ = s.udp.WriteToUDPAddrPort(s.answer(ctx, query, s.exchangeUDP), client)
 		})
 	}
 }

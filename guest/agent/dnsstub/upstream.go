@@ -116,7 +116,7 @@ func (s *Stub) exchangeUDP(ctx context.Context, server netip.Addr, query []byte)
 	retry := time.NewTicker(retryEvery)
 	defer retry.Stop()
 	for {
-		u.conn.Write(message) // an error is as a lost packet
+		_, _ = u.conn.Write(message) // an error is as a lost packet
 		select {
 		case r := <-reply:
 			copy(r, query[:2])

@@ -196,7 +196,7 @@ func (r *Root) make(dir, name string, mode uint32, file bool) error {
 }
 
 func ignoreExist(err error) error {
-	if err == unix.EEXIST {
+	if errors.Is(err, unix.EEXIST) {
 		return nil
 	}
 	return err

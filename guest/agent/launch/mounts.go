@@ -182,7 +182,7 @@ func (n Node) make(root *inroot.Root) error {
 	}
 	defer dir.Close()
 	err = unix.Mknodat(int(dir.Fd()), name, n.Mode, int(n.Dev))
-	if err == unix.EEXIST { // a second entry for the same path wins
+	if errors.Is(err, unix.EEXIST) { // a second entry for the same path wins
 		if err = unix.Unlinkat(int(dir.Fd()), name, 0); err == nil {
 			err = unix.Mknodat(int(dir.Fd()), name, n.Mode, int(n.Dev))
 		}

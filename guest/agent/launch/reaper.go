@@ -3,6 +3,7 @@
 package launch
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -26,7 +27,7 @@ func Reap(args []string) {
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "exec %s: %v\n", path, err)
 		code := 126
-		if err == unix.ENOENT {
+		if errors.Is(err, unix.ENOENT) {
 			code = 127
 		}
 		os.Exit(code)

@@ -20,7 +20,7 @@ import (
 func Main() {
 	runtime.LockOSThread() // what follows belongs to a thread: namespaces, ids, capabilities, seccomp
 	// Nobody in the container looks into this process or its descriptors.
-	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	channel := os.NewFile(channelFd, "channel")
 	err := stage(channel)
 	// Only a failure comes here.
@@ -29,8 +29,8 @@ func Main() {
 	if errors.As(err, &coded) {
 		f.Code = coded.Code
 	}
-	channel.Write([]byte{'E'})
-	wire.WriteMessage(channel, f)
+	_, _ = channel.Write([]byte{'E'})
+	_ = wire.WriteMessage(channel, f)
 	os.Exit(1)
 }
 

@@ -196,7 +196,7 @@ func Sysctl(ns *os.File, settings ...[2]string) error {
 // Traffic counts the bytes that the namespace ns received and sent, loopback
 // left out.
 func Traffic(ns *os.File) (rx, tx int64) {
-	In(ns, func() error {
+	_ = In(ns, func() error {
 		text, err := os.ReadFile("/proc/thread-self/net/dev")
 		rx, tx = traffic(string(text))
 		return err

@@ -146,12 +146,12 @@ func (c *Client) mount(ctx context.Context, name, dir string) error {
 	}
 	// Whichever side ends takes the other along.
 	go func() {
-		io.Copy(stream, conn)
+		_, _ = io.Copy(stream, conn)
 		stream.Close()
 		conn.Close()
 	}()
 	go func() {
-		io.Copy(conn, stream)
+		_, _ = io.Copy(conn, stream)
 		conn.Close()
 		stream.Close()
 	}()
