@@ -261,6 +261,10 @@ type process struct {
 	command string
 }
 
+func (p process) String() string {
+	return fmt.Sprintf("%d %s", p.pid, p.command[:min(len(p.command), 120)])
+}
+
 // processes lists those whose environment names home.
 func processes(home string) []process {
 	var found []process
@@ -281,7 +285,7 @@ func processes(home string) []process {
 		if err != nil {
 			continue
 		}
-		found = append(found, process{pid, strings.ReplaceAll(tail(string(cmdline), 200), "\x00", " ")})
+		found = append(found, process{pid, strings.ReplaceAll(string(cmdline), "\x00", " ")})
 	}
 	return found
 }
