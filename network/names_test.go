@@ -277,7 +277,7 @@ func TestRefusals(t *testing.T) {
 		"is the gateway of network":           change(func(e *Endpoint) { e.Addrs = front.Gateways }),
 		"address 10.1.0.5 is in use":          change(func(e *Endpoint) { e.Addrs = []netip.Addr{addr("10.1.0.5")} }),
 		"not plugged":                         func() error { return f.Unplug("nosuch") },
-		"is no unix datagram socket":          func() error { r, w, _ := os.Pipe(); defer r.Close(); defer w.Close(); return f.Plug("x", r) },
+		`trunk of machine "x"`:                func() error { r, w, _ := os.Pipe(); defer r.Close(); defer w.Close(); return f.Plug("x", r) },
 		"has it not on network":               func() error { return f.Detach("a", "front", "nosuch") },
 		`naming container "nosuch"`:           func() error { return f.SetNames("a", "front", "nosuch", nil) },
 		`publication "nosuch" does not exist`: func() error { return f.Unpublish("nosuch") },
