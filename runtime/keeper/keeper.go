@@ -25,6 +25,10 @@ const (
 	Socket   = "api.sock"
 	Token    = "token"
 	lockName = "keeper.lock"
+	// startLockName is held from before the keeper's lock is asked for until the
+	// socket is there, so that whoever has it finds a keeper that serves or ends,
+	// none that is beginning.
+	startLockName = "start.lock"
 )
 
 // Config is what a keeper is started with.
@@ -149,6 +153,14 @@ func (k *keeper) socket() string { return filepath.Join(k.cfg.RuntimeDir, Socket
 
 // listen takes the lock and the socket, or finds that another keeper has both.
 func (k *keeper) listen() (another bool, err error) {
+	begin, err := os.OpenFile(filepath.Join(k.cfg.RuntimeDir, startLockName), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return false, err
+	}
+	defer begin.Close()
+	if err := lockWaiting(begin); err != nil {
+		return false, err
+	}
 	path := filepath.Join(k.cfg.RuntimeDir, lockName)
 	k.lock, err = os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -163,14 +175,9 @@ func (k *keeper) listen() (another bool, err error) {
 			k.lock.Close()
 			return true, nil
 		}
-		// It is ending, or just beginning; either is a moment.
-		for {
-			if err = unix.Flock(int(k.lock.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
-				break
-			}
-		}
-		if err != nil {
-			return false, fmt.Errorf("locking %s: %w", path, err)
+		// It is ending, which is a moment.
+		if err := lockWaiting(k.lock); err != nil {
+			return false, err
 		}
 	}
 	// Bound under another name: whoever finds the name finds a listener.
@@ -193,6 +200,20 @@ func (k *keeper) listen() (another bool, err error) {
 	}
 	k.held[Listener] = f
 	return false, nil
+}
+
+// lockWaiting locks f, waiting for whoever has it locked.
+func lockWaiting(f *os.File) error {
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return fmt.Errorf("locking %s: %w", f.Name(), err)
+		default:
+			return nil
+		}
+	}
 }
 
 // supervise runs one supervisor to its end.

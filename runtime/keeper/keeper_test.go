@@ -309,3 +309,54 @@ func TestOneKeeper(t *testing.T) {
 		t.Error("the keeper did not end")
 	}
 }
+
+// A keeper that comes while another is beginning, its socket not there yet, is
+// the one too many; it must not wait for the other's lock.
+func TestStartingTwice(t *testing.T) {
+	t.Setenv("STACK_HOME", t.TempDir())
+	dirs, err := config.FindDirs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, err := config.RuntimeDir(dirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(run) })
+	// The beginner has taken both locks.
+	var locks []*os.File
+	for _, name := range []string{startLockName, lockName} {
+		f, err := os.OpenFile(filepath.Join(run, name), os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := lockWaiting(f); err != nil {
+			t.Fatal(err)
+		}
+		locks = append(locks, f)
+	}
+	second := make(chan error, 1)
+	go func() { second <- start(t.Context(), dirs, []string{"keeper-process"}) }()
+	for waits := false; !waits; time.Sleep(time.Millisecond) { // until it waits for the beginner
+		b, err := os.ReadFile("/proc/locks")
+		if err != nil {
+			t.Skip("the kernel lists no locks here: ", err)
+		}
+		waits = strings.Contains(string(b), "-> FLOCK")
+		select {
+		case err := <-second:
+			t.Fatalf("it did not wait: %v", err)
+		default:
+		}
+	}
+	l, err := net.Listen("unix", filepath.Join(run, Socket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	locks[0].Close()
+	if err := <-second; err != nil {
+		t.Fatal(err)
+	}
+}
