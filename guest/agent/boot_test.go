@@ -9,11 +9,22 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stackvm/stack/guest"
 	"github.com/stackvm/stack/guest/agent/boottest"
+	"github.com/stackvm/stack/guest/kernel/cmdline"
 	"github.com/stackvm/stack/guest/wire"
 )
 
-func TestMain(m *testing.M) { os.Exit(boottest.Main(m)) }
+func TestMain(m *testing.M) {
+	g, err := guest.Find(os.Getenv)
+	if err != nil {
+		boottest.NoKernel = err
+	} else {
+		boottest.Kernel = g.Kernel
+	}
+	boottest.Cmdline = append(cmdline.Common(), cmdline.Emulated(cmdline.HostTSCKHz())...)
+	os.Exit(boottest.Main(m))
+}
 
 const (
 	idA = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"

@@ -14,6 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Kernel and Cmdline are what machines boot; TestMain sets them. Without a kernel
+// tests are skipped, and NoKernel says why.
+var (
+	Kernel   string
+	Cmdline  []string
+	NoKernel error
+)
+
 // need returns the guest kernel, or skips the test.
 func need(t testing.TB) string {
 	t.Helper()
@@ -23,14 +31,10 @@ func need(t testing.TB) string {
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		t.Skip("QEMU is not installed: apt install qemu-system-x86")
 	}
-	kernel := filepath.Join(os.Getenv("STACK_GUEST"), "vmlinux")
-	if os.Getenv("STACK_GUEST") == "" {
-		t.Skip("no guest kernel: set STACK_GUEST to the directory with vmlinux (make guest)")
+	if Kernel == "" {
+		t.Skip(NoKernel)
 	}
-	if _, err := os.Stat(kernel); err != nil {
-		t.Skipf("no guest kernel: %v (make guest)", err)
-	}
-	return kernel
+	return Kernel
 }
 
 // build makes the initramfs once per test binary.

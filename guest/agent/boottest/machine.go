@@ -28,10 +28,6 @@ import (
 // is slow.
 const Patience = 2 * time.Minute
 
-// kernelCommandLine is what guest/kernel/cmdline gives machines, for the most part.
-const kernelCommandLine = "console=ttyS0 quiet loglevel=4 reboot=t rcupdate.rcu_expedited=1 virtio_scsi.scan_targets=32 " +
-	"dummy.numdummies=0 no_timer_check lapic_timer_hz=1000000000 "
-
 // Disk is a disk of the machine.
 type Disk struct {
 	Serial   string
@@ -72,7 +68,7 @@ func Boot(t testing.TB, o Options) *Machine {
 		"-m", strconv.Itoa(o.MemoryMiB), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
 		"-serial", "file:" + m.path("console"),
 		"-kernel", kernel, "-initrd", initramfs(t),
-		"-append", kernelCommandLine + wire.KeyParameter + "=" + m.Key.String() + " " + o.Cmdline,
+		"-append", strings.Join(Cmdline, " ") + " loglevel=4 " + wire.KeyParameter + "=" + m.Key.String() + " " + o.Cmdline,
 		"-qmp", "unix:" + m.path("qmp") + ",server=on,wait=off",
 		"-device", "virtio-serial-device,max_ports=8",
 		"-device", "virtio-rng-device",

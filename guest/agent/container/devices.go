@@ -122,7 +122,10 @@ func machineNodes(own map[uint64]bool) ([]launch.Node, error) {
 			return nil
 		}
 		var st unix.Stat_t
-		if gone := unix.Lstat(path, &st) != nil; gone || st.Mode&unix.S_IFMT == unix.S_IFBLK && own[st.Rdev] {
+		if err := unix.Lstat(path, &st); err != nil {
+			return nil //nolint:nilerr // it has gone
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFBLK && own[st.Rdev] {
 			return nil
 		}
 		nodes = append(nodes, launch.Node{Path: path, Mode: st.Mode, Dev: st.Rdev, UID: int(st.Uid), GID: int(st.Gid)})

@@ -388,9 +388,10 @@ func (c *Container) Attach(a *wire.Attach, stream io.ReadWriter, ready func() er
 	if r != nil && a.Size != nil {
 		r.stdio.resize(*a.Size)
 	}
-	gone := make(chan error, 1)
+	gone := make(chan struct{})
 	go func() {
-		gone <- receive(stream, a.Stdin && c.spec.Stdin, func() *stdio {
+		defer close(gone)
+		_ = receive(stream, a.Stdin && c.spec.Stdin, func() *stdio {
 			if r := c.running(); r != nil {
 				return r.stdio
 			}
@@ -399,7 +400,7 @@ func (c *Container) Attach(a *wire.Attach, stream io.ReadWriter, ready func() er
 	}()
 	select {
 	case <-ended:
-	case _ = <-gone: // the host let go
+	case <-gone: // the host let go
 		return nil
 	}
 	c.mu.Lock()

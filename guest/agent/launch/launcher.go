@@ -11,11 +11,16 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/stackvm/stack/guest/agent/process"
 	"github.com/stackvm/stack/guest/wire"
 	"golang.org/x/sys/unix"
 )
+
+// startTimeout bounds the second stage, which takes milliseconds, or tenths of a
+// second on a busy host under emulation.
+const startTimeout = time.Minute
 
 // Names the binary is run under, argv[0], for its other parts.
 const (
@@ -107,6 +112,9 @@ func (l *Launcher) Start(spec *Spec, at Placement) (*process.Process, *os.File, 
 	if err != nil {
 		return nil, nil, fmt.Errorf("launching: %w", err)
 	}
+	// A file system that hangs must not hang the container's start, and with it
+	// its stop, for ever.
+	conn.SetDeadline(time.Now().Add(startTimeout))
 	if err := wire.WriteMessage(conn, spec); err != nil {
 		return nil, nil, l.abandon(proc, fmt.Errorf("launching: %w", err))
 	}
