@@ -89,6 +89,7 @@ type Endpoint struct {
 	Addrs     []netip.Addr
 	Names     []string // in full: service, container, aliases, hostname, service.project
 	Container string
+	HostDeny  bool // no way to the host's loopback, and no name for it
 }
 
 // Publish leads a port of the host into a network.
@@ -222,7 +223,8 @@ func (f *Fabric) create(c Config) error {
 	mac := ipam.MAC("gateway", c.ID)
 	gw, err := gateway.New(gateway.Config{
 		MAC: mac, Addrs: addrs, MTU: c.MTU, Internal: c.Internal, HostAccess: c.HostAccess,
-		Policy: f.opt.Policy, InFabric: f.contains, Log: f.log.With("network", c.ID),
+		HostDenied: func(from netip.Addr) bool { return f.hostDenied(c.ID, from) },
+		Policy:     f.opt.Policy, InFabric: f.contains, Log: f.log.With("network", c.ID),
 	})
 	if err != nil {
 		return err
@@ -546,6 +548,14 @@ func (f *Fabric) Stats() Stats {
 		s.Networks[id] = NetworkStats{Gateway: n.gateway.Stats(), Names: n.names.Stats()}
 	}
 	return s
+}
+
+// hostDenied tells an endpoint that may not reach the host.
+func (f *Fabric) hostDenied(network string, from netip.Addr) bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	ep := f.byAddr[located{network, from}]
+	return ep != nil && ep.HostDeny
 }
 
 // contains tells whether an address belongs to some network of the Fabric.

@@ -277,6 +277,24 @@ func TestHostAccess(t *testing.T) {
 	if got := ask(t, c, "hello"); got != "127.0.0.1 HELLO" {
 		t.Errorf("got %q", got)
 	}
+	// Nor has who is denied it, nor a name for it.
+	denied := newMachine(t, "denied")
+	ep := Endpoint{Network: front.ID, VLAN: 9, MAC: ipam.MAC("denied", front.ID), Addrs: []netip.Addr{addr("10.1.0.99")}, Container: "denied", HostDeny: true}
+	if err := errors.Join(f.Attach("denied", ep), f.Plug("denied", denied.ours)); err != nil {
+		t.Fatal(err)
+	}
+	denied.connect(ep.VLAN, ep.MAC, DefaultMTU, []netip.Prefix{netip.MustParsePrefix("10.1.0.99/24")}, front.Gateways...)
+	if c, err := denied.dial(ctx, netip.AddrPortFrom(addr("10.1.0.1"), port).String()); err == nil {
+		c.Close()
+		t.Error("the host was reached by who is denied it")
+	}
+	z := zone{f, f.networks[front.ID]}
+	if addrs, known := z.Addrs(ep.Addrs[0], hostNames[0]); known {
+		t.Errorf("%s resolves to %v for who is denied it", hostNames[0], addrs)
+	}
+	if _, known := z.Addrs(addr("10.1.0.5"), hostNames[0]); !known {
+		t.Errorf("%s does not resolve", hostNames[0])
+	}
 	// An internal network has no such way, and nobody reaches the host's own
 	// addresses by any other.
 	if c, err := b.dial(ctx, netip.AddrPortFrom(addr("10.2.0.1"), port).String()); err == nil {

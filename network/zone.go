@@ -53,7 +53,8 @@ func (z zone) Addrs(client netip.Addr, name string) (addrs []netip.Addr, known b
 			}
 		}
 	}
-	if !known && slices.Contains(hostNames, name) {
+	asking := z.fabric.byAddr[located{z.network.cfg.ID, client}]
+	if !known && slices.Contains(hostNames, name) && (asking == nil || !asking.HostDeny) {
 		for _, n := range networks {
 			if n.cfg.HostAccess && !n.cfg.Internal {
 				return n.cfg.Gateways, true

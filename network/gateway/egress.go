@@ -35,7 +35,7 @@ func (g *Gateway) egressTCP(r *tcp.ForwarderRequest) {
 	id := r.ID()
 	from := netip.AddrPortFrom(fromAddress(id.RemoteAddress), id.RemotePort)
 	dst := netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort)
-	to, err := g.destination(dst)
+	to, err := g.destination(from.Addr(), dst)
 	if err != nil {
 		g.stats.refused.Add(1)
 		g.log.Debug("connection refused", "from", from, "to", dst, "reason", err)
@@ -117,7 +117,7 @@ func (g *Gateway) egressUDP(r *udp.ForwarderRequest) (handled bool) {
 	id := r.ID()
 	from := netip.AddrPortFrom(fromAddress(id.RemoteAddress), id.RemotePort)
 	dst := netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort)
-	to, err := g.destination(dst)
+	to, err := g.destination(from.Addr(), dst)
 	if err != nil {
 		g.stats.refused.Add(1)
 		g.log.Debug("datagram refused", "from", from, "to", dst, "reason", err)

@@ -47,6 +47,9 @@ type Config struct {
 	// HostAccess lets machines reach the host's loopback through the
 	// gateway's own addresses.
 	HostAccess bool
+	// HostDenied tells a machine that does not reach it although the network
+	// does; nil is none.
+	HostDenied func(from netip.Addr) bool
 
 	// Policy tells why a machine may not reach an address of the outside.
 	// nil is Outside.
@@ -228,9 +231,9 @@ func (g *Gateway) Stats() Stats {
 	}
 }
 
-// destination is where a connection of a machine to dst goes on the host, in
-// the order to be tried.
-func (g *Gateway) destination(dst netip.AddrPort) ([]netip.AddrPort, error) {
+// destination is where a connection of a machine, from one of its addresses, to
+// dst goes on the host, in the order to be tried.
+func (g *Gateway) destination(from netip.Addr, dst netip.AddrPort) ([]netip.AddrPort, error) {
 	a := dst.Addr()
 	if g.cfg.Internal {
 		return nil, errors.New("the network is internal")
@@ -238,6 +241,9 @@ func (g *Gateway) destination(dst netip.AddrPort) ([]netip.AddrPort, error) {
 	if g.own[a] {
 		if !g.cfg.HostAccess {
 			return nil, errors.New("the network has no access to the host")
+		}
+		if g.cfg.HostDenied != nil && g.cfg.HostDenied(from) {
+			return nil, errors.New("the service has no access to the host")
 		}
 		v4, v6 := netip.AddrPortFrom(loopback4, dst.Port()), netip.AddrPortFrom(netip.IPv6Loopback(), dst.Port())
 		if a.Is4() {

@@ -40,7 +40,7 @@ type pings struct {
 // that there is no way.
 func (g *Gateway) ping(f ethernet.Frame, packet, echo []byte) {
 	from, to := addressesOf(packet)
-	if _, err := g.destination(netip.AddrPortFrom(to, 0)); err != nil {
+	if _, err := g.destination(from, netip.AddrPortFrom(to, 0)); err != nil {
 		g.stats.refused.Add(1)
 		g.noRoute(f, packet)
 		return

@@ -119,6 +119,7 @@ type Endpoint struct {
 	VLAN      uint16         `json:"vlan,omitempty"`    // on its machine's trunk
 	Interface string         `json:"interface,omitempty"`
 	Gateway   bool           `json:"gateway,omitempty"` // carries the default route
+	HostDeny  bool           `json:"hostDeny,omitempty"`
 }
 
 // PublishSpec is a port to publish.

@@ -309,7 +309,7 @@ func (s *Supervisor) endpoints(p *spec.Project, svc *spec.Service, rec *state.Re
 		}
 		out = append(out, state.Endpoint{
 			Network: pl.net.rec.Name, NetworkID: pl.net.rec.ID, MAC: mac, Addrs: addrs,
-			Aliases: names, Interface: pl.at.InterfaceName, Gateway: i == gateway,
+			Aliases: names, Interface: pl.at.InterfaceName, Gateway: i == gateway, HostDeny: svc.Extension.Host == "deny",
 		})
 	}
 	return out, nil
@@ -385,7 +385,7 @@ func (s *Supervisor) plugReplica(h *hosted, r *replica) error {
 		if err != nil {
 			return fmt.Errorf("container %s: MAC address %q: %w", rec.Name, e.MAC, err)
 		}
-		at := network.Endpoint{Network: e.NetworkID, VLAN: e.VLAN, MAC: mac, Names: e.Aliases, Container: rec.ID}
+		at := network.Endpoint{Network: e.NetworkID, VLAN: e.VLAN, MAC: mac, Names: e.Aliases, Container: rec.ID, HostDeny: e.HostDeny}
 		for _, a := range e.Addrs {
 			at.Addrs = append(at.Addrs, a.Addr())
 		}
