@@ -21,16 +21,31 @@ func BenchmarkForward(b *testing.B) {
 		for _, buffers := range []int{212992, 4 << 20} {
 			for _, flow := range []string{"window", "flood"} {
 				b.Run(fmt.Sprintf("frame=%d/buffers=%d/flow=%s", size, buffers, flow), func(b *testing.B) {
-					benchmarkForward(b, size, buffers, flow)
+					from, to := twoMachines(b, buffers)
+					load.Benchmark(b, from, to, size, flow == "window")
 				})
 			}
 		}
 	}
 }
 
-func benchmarkForward(b *testing.B, size, buffers int, flow string) {
+// BenchmarkAlone is what the switch itself takes: sender and receiver are
+// another process.
+func BenchmarkAlone(b *testing.B) {
+	for _, size := range []int{1514, 9014, 65000} {
+		for _, buffers := range []int{212992, 4 << 20} {
+			b.Run(fmt.Sprintf("frame=%d/buffers=%d", size, buffers), func(b *testing.B) {
+				from, to := twoMachines(b, buffers)
+				load.BenchmarkAlone(b, from, to, size)
+			})
+		}
+	}
+}
+
+// twoMachines are the machines' ends of two trunks on one network.
+func twoMachines(b *testing.B, buffers int) (from, to *os.File) {
 	s := New(Options{SocketBuffer: buffers})
-	defer s.Close()
+	b.Cleanup(func() { s.Close() })
 	if err := s.AddNetwork("n", MaxMTU); err != nil {
 		b.Fatal(err)
 	}
@@ -48,9 +63,7 @@ func benchmarkForward(b *testing.B, size, buffers int, flow string) {
 		}
 		return machine
 	}
-	from := plug("a", load.SenderMAC, load.SenderIP)
-	to := plug("b", load.ReceiverMAC, load.ReceiverIP)
-	load.Benchmark(b, from, to, size, flow == "window")
+	return plug("a", load.SenderMAC, load.SenderIP), plug("b", load.ReceiverMAC, load.ReceiverIP)
 }
 
 // BenchmarkDirect is the same load over a bare socket pair: what the sender

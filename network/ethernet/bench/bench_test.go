@@ -23,18 +23,37 @@ import (
 	"github.com/stackvm/stack/network/ethernet/internal/load"
 )
 
+func TestMain(m *testing.M) { os.Exit(load.Main(m)) }
+
+// switches make one with two machines and give these ends of their trunks.
+var switches = map[string]func(b *testing.B, buffers int) (from, to *os.File){
+	"stack": ours, "gvisor-tap-vsock": theirs,
+}
+
 // BenchmarkForward forwards from one machine's trunk to another's.
 // buffers=212992 is what a stock kernel grants.
 func BenchmarkForward(b *testing.B) {
 	for _, size := range []int{1514, 9014, 65000} {
 		for _, buffers := range []int{212992, 4 << 20} {
-			for _, s := range []struct {
-				name string
-				make func(b *testing.B, buffers int) (from, to *os.File)
-			}{{"stack", ours}, {"gvisor-tap-vsock", theirs}} {
-				b.Run(fmt.Sprintf("frame=%d/buffers=%d/switch=%s", size, buffers, s.name), func(b *testing.B) {
-					from, to := s.make(b, buffers)
+			for name, make := range switches {
+				b.Run(fmt.Sprintf("frame=%d/buffers=%d/switch=%s", size, buffers, name), func(b *testing.B) {
+					from, to := make(b, buffers)
 					load.Benchmark(b, from, to, size, true)
+				})
+			}
+		}
+	}
+}
+
+// BenchmarkAlone measures the switches alone: sender and receiver are another
+// process.
+func BenchmarkAlone(b *testing.B) {
+	for _, size := range []int{1514, 9014, 65000} {
+		for _, buffers := range []int{212992, 4 << 20} {
+			for name, make := range switches {
+				b.Run(fmt.Sprintf("frame=%d/buffers=%d/switch=%s", size, buffers, name), func(b *testing.B) {
+					from, to := make(b, buffers)
+					load.BenchmarkAlone(b, from, to, size)
 				})
 			}
 		}
