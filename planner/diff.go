@@ -749,10 +749,9 @@ func (d *differ) planStart(svc *spec.Service) {
 	for _, s := range starting {
 		after := append(slices.Clone(needs), s.made)
 		after = append(after, d.orphans...)
-		cause := "new"
 		if s.made == nil {
 			r := s.was
-			cause = "is " + string(r.Status)
+			cause := "is " + string(r.Status)
 			if stop := d.stops[r.ID]; stop != nil {
 				cause = "was stopped: " + stop.Cause
 			}

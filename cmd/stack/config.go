@@ -45,7 +45,7 @@ func (a *app) config() *cobra.Command {
 		}),
 	}
 	f := c.Flags()
-	f.StringVar(&o.Format, "format", "yaml", "`format`: yaml or json")
+	f.StringVar(&o.Format, "format", "", "`format`: yaml or json (default yaml; of --variables a table)")
 	f.BoolVarP(&quiet, "quiet", "q", false, "only validate, print nothing")
 	f.StringVarP(&output, "output", "o", "", "write to a `file`")
 	lists := map[spec.Part]*bool{}

@@ -24,11 +24,10 @@ type viewer struct {
 	services []string
 	began    time.Time
 
-	mu      sync.Mutex      // guards what follows
-	live    map[string]bool // replicas that run or will be started
-	done    bool            // the change is over: live only shrinks
-	finish  context.CancelFunc
-	printer *render.LogPrinter
+	mu     sync.Mutex      // guards what follows
+	live   map[string]bool // replicas that run or will be started
+	done   bool            // the change is over: live only shrinks
+	finish context.CancelFunc
 }
 
 // expect takes from the plan which replicas will run.

@@ -4,6 +4,7 @@ package agent_test
 
 import (
 	"errors"
+	"errors"
 	"strings"
 	"testing"
 	"time"

@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -56,7 +57,7 @@ func TestTokenIsMadeOnce(t *testing.T) {
 func TestRequireToken(t *testing.T) {
 	h := RequireToken("secret", nil)
 	for _, header := range []string{"", "secret", "Bearer ", "Bearer secre", "Bearer secrets"} {
-		r := httptest.NewRequest("POST", PathInfo, nil)
+		r := httptest.NewRequest(http.MethodPost, PathInfo, nil)
 		r.Header.Set("Authorization", header)
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r) // the nil handler behind it would panic

@@ -44,7 +44,7 @@ func (d *decoder) decode(text []byte, c *Config) {
 		d.faults = multierror.Append(d.faults, fmt.Errorf("%s: %s", d.path, strings.TrimPrefix(err.Error(), "yaml: ")))
 		return
 	}
-	if dec.Decode(new(yaml.Node)) != io.EOF {
+	if !errors.Is(dec.Decode(new(yaml.Node)), io.EOF) {
 		d.faults = multierror.Append(d.faults, fmt.Errorf("%s: more than one document", d.path))
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -122,7 +123,7 @@ func (p *pipe) decompress(r io.Reader, raw chan<- chunk) {
 			k, err = plain.Read(b[n:])
 			n += k
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			// What follows the compressed stream is part of the blob; its end
 			// is where the digest is checked.
 			if _, drained := io.Copy(io.Discard, buffered); drained != nil {

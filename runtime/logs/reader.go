@@ -27,7 +27,6 @@ type Reader struct {
 	newer []*os.File // read after f, next first
 	buf   []byte     // read and not yet returned
 	pos   int
-	eof   bool
 }
 
 const (

@@ -3,7 +3,6 @@ package machine
 import (
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 
 	"github.com/stackvm/stack/guest/wire"
@@ -36,7 +35,7 @@ func (c Config) Validate() error {
 		bad("no key for greetings")
 	}
 	if len(c.MAC) != 6 || c.MAC[0]&1 != 0 {
-		bad("MAC %q: want a unicast address of 6 bytes", net.HardwareAddr(c.MAC))
+		bad("MAC %q: want a unicast address of 6 bytes", c.MAC)
 	}
 	if c.MTU < minMTU || c.MTU > maxMTU {
 		bad("MTU %d: want %d to %d", c.MTU, minMTU, maxMTU)

@@ -69,7 +69,7 @@ func Start(s Spec) (Process, error) {
 	if p.PIDFD < 0 { // a kernel without CLONE_PIDFD
 		if p.PIDFD, err = unix.PidfdOpen(p.PID, 0); err != nil {
 			unix.Kill(p.PID, unix.SIGKILL)
-			unix.Wait4(p.PID, nil, 0, nil)
+			_, _ = unix.Wait4(p.PID, nil, 0, nil)
 			return Process{}, fmt.Errorf("starting %s: %w", s.Path, err)
 		}
 	}

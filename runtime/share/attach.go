@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -71,7 +72,7 @@ func (a *attachNames) next() error {
 		return err
 	}
 	binary.LittleEndian.PutUint32(head, uint32(msgHeader+len(out)))
-	a.pending = append(head, out...)
+	a.pending = slices.Concat(head, out)
 	return nil
 }
 

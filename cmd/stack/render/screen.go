@@ -95,7 +95,7 @@ func colour(line string) string {
 	if len(r) < 3 || r[0] != ' ' {
 		return "\x1b[34m" + line + "\x1b[0m"
 	}
-	code := ""
+	var code string
 	switch r[1] {
 	case '✔':
 		code = "32"

@@ -4,6 +4,7 @@ package launch
 
 import (
 	"errors"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"

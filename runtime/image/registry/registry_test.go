@@ -509,7 +509,7 @@ func TestSentences(t *testing.T) {
 			return &config.Config{Proxy: config.Proxy{HTTPS: "http://" + deadHost(t)}}, at("registry.example.com")
 		}, false, Unreachable, []string{"through a proxy that does not answer", "check proxy in config.yaml"}},
 		{"proxy's refusal", func(t *testing.T) (*config.Config, Repository) {
-			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(407) }))
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusProxyAuthRequired) }))
 			t.Cleanup(s.Close)
 			return &config.Config{Proxy: config.Proxy{HTTPS: s.URL}}, at("registry.example.com")
 		}, false, Unreachable, []string{"through a proxy that refuses (407 Proxy Authentication Required)", "password"}},

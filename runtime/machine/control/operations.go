@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -183,7 +184,7 @@ type tarStream struct{ s *stream }
 // session that broke.
 func (t *tarStream) Read(b []byte) (int, error) {
 	n, err := t.s.Read(b)
-	if err == nil || (err == io.EOF && t.s.ctx.Err() == nil && t.s.client.Err() == nil) {
+	if err == nil || (errors.Is(err, io.EOF) && t.s.ctx.Err() == nil && t.s.client.Err() == nil) {
 		return n, err
 	}
 	return n, fmt.Errorf("machine: %s: %w", wire.OpGet, t.s.cause(err))

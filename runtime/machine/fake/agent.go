@@ -69,12 +69,12 @@ func (s *session) Read(b []byte) (int, error) {
 	got, _ := s.in.Peek(min(len(b), s.in.Buffered()))
 	window := append(s.tail, got...)
 	if i := bytes.Index(window, s.key[:]); i >= 0 {
-		s.in.Discard(i + len(s.key) - len(s.tail))
+		_, _ = s.in.Discard(i + len(s.key) - len(s.tail))
 		s.tail = s.key[:]
 		return 0, errGreeted
 	}
 	n := copy(b, got)
-	s.in.Discard(n)
+	_, _ = s.in.Discard(n)
 	s.tail = append([]byte(nil), window[max(0, len(window)-len(s.key)+1):]...)
 	return n, nil
 }
@@ -276,7 +276,7 @@ func (g *Guest) serveEvents(s *yamux.Stream) {
 	gone := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() { // the host's closing is an end of file
-		io.Copy(io.Discard, s)
+		_, _ = io.Copy(io.Discard, s)
 		close(gone)
 	})
 	defer wg.Wait()
@@ -319,7 +319,7 @@ func (g *Guest) shutdown(s wire.Shutdown) wire.Farewell {
 	var mu sync.Mutex
 	for _, id := range running {
 		wg.Go(func() {
-			g.stop(wire.Stop{ID: id, Grace: s.Grace})
+			_, _ = g.stop(wire.Stop{ID: id, Grace: s.Grace})
 			g.mu.Lock()
 			c := g.containers[id]
 			g.mu.Unlock()
@@ -372,8 +372,8 @@ func (g *Guest) put(req wire.Request) (any, func(*yamux.Stream), error) {
 		if err := c.files.unpack(a.Path, tar.NewReader(s)); err != nil {
 			reply.Error = &wire.Error{Code: wire.CodeInvalid, Message: err.Error()}
 		}
-		io.Copy(io.Discard, s)
-		wire.WriteMessage(s, reply)
+		_, _ = io.Copy(io.Discard, s)
+		_ = wire.WriteMessage(s, reply)
 	}, nil
 }
 
@@ -390,7 +390,7 @@ func (g *Guest) get(req wire.Request) (any, func(*yamux.Stream), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return stat, func(s *yamux.Stream) { c.files.pack(a.Path, s) }, nil
+	return stat, func(s *yamux.Stream) { _ = c.files.pack(a.Path, s) }, nil
 }
 
 func (g *Guest) stat(a wire.Archive) (any, error) {

@@ -469,7 +469,7 @@ func (f *frames) write(kind wire.FrameKind, b []byte) error {
 func (f *frames) exit(status wire.ExitStatus) {
 	b, err := json.Marshal(status)
 	if err == nil {
-		f.write(wire.FrameExit, b)
+		_ = f.write(wire.FrameExit, b)
 	}
 }
 
@@ -493,7 +493,7 @@ func (g *Guest) toSessions(c *container, kind wire.FrameKind, b []byte) {
 	}
 	g.mu.Unlock()
 	for _, f := range to {
-		f.write(kind, b)
+		_ = f.write(kind, b)
 	}
 }
 
@@ -509,7 +509,7 @@ func (p *process) relay(s *yamux.Stream, gone func()) {
 		}
 		switch kind {
 		case wire.FrameStdin:
-			p.stdin.Write(b) // an ended process takes nothing
+			_, _ = p.stdin.Write(b) // an ended process takes nothing
 		case wire.FrameStdinEOF:
 			p.stdin.Close()
 		case wire.FrameSignal:

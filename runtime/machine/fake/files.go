@@ -2,6 +2,7 @@ package fake
 
 import (
 	"archive/tar"
+	"errors"
 	"io"
 	"io/fs"
 	"path"
@@ -27,7 +28,7 @@ type file struct {
 func (f *files) unpack(dir string, in *tar.Reader) error {
 	for {
 		h, err := in.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

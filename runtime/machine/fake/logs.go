@@ -208,7 +208,7 @@ func (w *lineWriter) end() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.buf) > 0 {
-		w.flush(false)
+		_ = w.flush(false)
 	}
 }
 

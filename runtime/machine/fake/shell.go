@@ -70,7 +70,7 @@ func Shell(ctx context.Context, p *Process) int {
 		}
 		return 0
 	case "cat":
-		io.Copy(p.Stdout, p.Stdin)
+		_, _ = io.Copy(p.Stdout, p.Stdin)
 		return 0
 	case "true":
 		return 0

@@ -107,7 +107,7 @@ func (m *Machine) addDiskLocked(ctx context.Context, d machine.Disk) (err error)
 			// With a context of its own: what was half done must not stay because
 			// the caller's patience ended.
 			if undo := m.detachLocked(context.WithoutCancel(ctx), d.Serial); undo != nil {
-				err = fmt.Errorf("%w (and undoing it: %v)", err, undo)
+				err = fmt.Errorf("%w (and undoing it: %w)", err, undo)
 			}
 		}
 	}()

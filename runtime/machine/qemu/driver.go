@@ -165,8 +165,8 @@ const trunkBuffer = 8 << 20
 
 func raiseBuffers(fd int) {
 	// Best effort: less is slower, not wrong.
-	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, trunkBuffer)
-	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, trunkBuffer)
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, trunkBuffer)
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, trunkBuffer)
 }
 
 // start starts a machine with this accelerator.
@@ -230,8 +230,8 @@ func (d *Driver) start(ctx context.Context, c machine.Config, accel Accel) (_ *M
 	}
 	m, err := newMachine(d, record, e.host, p)
 	if err != nil {
-		p.kill()
-		p.wait()
+		_ = p.kill()
+		_, _ = p.wait()
 		p.pidfd.Close()
 		return nil, err
 	}

@@ -69,9 +69,9 @@ func newMachine(d *Driver, r machine.Record, handles machine.Handles, p *process
 	}
 	defer func() {
 		if err != nil {
-			m.closeFiles()
+			_ = m.closeFiles()
 			if m.consoleTail != nil {
-				m.consoleTail.close()
+				_ = m.consoleTail.close()
 			}
 		}
 	}()
