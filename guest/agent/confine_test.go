@@ -4,7 +4,6 @@ package agent_test
 
 import (
 	"errors"
-	"errors"
 	"strings"
 	"testing"
 	"time"

@@ -6,7 +6,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
-	"errors"
 	"io"
 	"os"
 	"path/filepath"

@@ -348,7 +348,7 @@ func (c *Client) hijack(ctx context.Context, path string, v any) (net.Conn, erro
 	br := bufio.NewReader(conn)
 	var resp *http.Response
 	if err = req.Write(conn); err == nil {
-		resp, err = http.ReadResponse(br, req) //nolint:bodyclose // the session closes the connection //nolint:bodyclose // the session closes the connection
+		resp, err = http.ReadResponse(br, req) //nolint:bodyclose // the session closes the connection
 	}
 	if err != nil {
 		conn.Close()

@@ -152,7 +152,7 @@ func presentable(err error) *api.Error {
 		return e
 	}
 	e := api.AsError(err)
-	if one, ok := errors.AsType[*spec.Error](err); ok && err == error(one) { //nolint:errorlint // only one that nothing wraps //nolint:errorlint // only one that nothing wraps
+	if one, ok := errors.AsType[*spec.Error](err); ok && err == error(one) { //nolint:errorlint // only one that nothing wraps
 		e.Message, e.Hint = (&spec.Error{Pos: one.Pos, Err: one.Err}).Error(), one.Hint
 	}
 	if many, ok := errors.AsType[*multierror.Error](err); ok {

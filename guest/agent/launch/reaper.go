@@ -4,7 +4,6 @@ package launch
 
 import (
 	"errors"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
