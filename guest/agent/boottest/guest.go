@@ -43,6 +43,7 @@ var build = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	built = dir
 	binary := filepath.Join(dir, "init")
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, "github.com/stackvm/stack/guest/agent/init")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
@@ -60,17 +61,17 @@ var build = sync.OnceValues(func() (string, error) {
 // Main runs the tests and removes what they built.
 func Main(m *testing.M) int {
 	code := m.Run()
-	if path, err := build(); built && err == nil {
-		os.RemoveAll(filepath.Dir(path))
+	if built != "" {
+		os.RemoveAll(built)
 	}
 	return code
 }
 
-var built bool
+// built is the directory that build made.
+var built string
 
 func initramfs(t testing.TB) string {
 	t.Helper()
-	built = true
 	path, err := build()
 	if err != nil {
 		t.Fatal(err)

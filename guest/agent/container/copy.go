@@ -3,6 +3,7 @@
 package container
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -12,19 +13,20 @@ import (
 
 // Stat describes a path of the container.
 func (c *Container) Stat(a *wire.Archive) (*wire.ArchiveStat, error) {
-	return archive.Stat(c.root, a.Path, a.FollowLink)
+	stat, err := archive.Stat(c.root, a.Path, a.FollowLink)
+	return stat, c.inContainer(err)
 }
 
 // Get writes a path of the container to w as a tar, after ready.
 func (c *Container) Get(a *wire.Archive, ready func(*wire.ArchiveStat) error, w io.Writer) error {
-	return archive.Get(c.root, a.Path, a.FollowLink, ready, w)
+	return c.inContainer(archive.Get(c.root, a.Path, a.FollowLink, ready, w))
 }
 
 // CanPut reports why nothing can be put into a directory of the container.
 func (c *Container) CanPut(a *wire.Archive) error {
 	dev, err := archive.Directory(c.root, a.Path)
 	if err != nil {
-		return err
+		return c.inContainer(err)
 	}
 	root, err := c.root.Stat("/")
 	if err != nil {
@@ -47,4 +49,13 @@ func (c *Container) Put(a *wire.Archive, r io.Reader) error {
 		owner = &archive.Owner{UID: u.Uid, GID: u.Gid}
 	}
 	return archive.Put(c.root, a.Path, owner, r)
+}
+
+// inContainer completes docker's words for a path that is not there.
+func (c *Container) inContainer(err error) error {
+	var coded *wire.Error
+	if errors.As(err, &coded) && coded.Code == wire.CodeNotFound {
+		return &wire.Error{Code: coded.Code, Message: coded.Message + " in container " + c.spec.Name}
+	}
+	return err
 }
