@@ -64,8 +64,7 @@ func (h *home) takeDown() {
 
 // command is stack with arguments, to be run in the home's directory.
 func (h *home) command(args ...string) *exec.Cmd {
-	cmd := exec.Command("stack", args...)
-	cmd.Path = filepath.Join(os.Getenv(envBase), "bin", "stack")
+	cmd := exec.Command(filepath.Join(os.Getenv(envBase), "bin", "stack"), args...)
 	cmd.Env, cmd.Dir = h.env, h.dir
 	return cmd
 }
