@@ -90,7 +90,6 @@ func (a *app) supervise() error {
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGTERM)
 	unix.Umask(0o077)
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("process", "supervisor", "pid", os.Getpid())
 	link, held, err := keeper.Attach()
 	if err != nil {
 		return err
@@ -100,6 +99,12 @@ func (a *app) supervise() error {
 	if err != nil {
 		return err
 	}
+	logFile, err := keeper.OpenLog(dirs.State)
+	if err != nil {
+		return err
+	}
+	defer logFile.Close()
+	log := slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: slog.LevelDebug})).With("process", "supervisor", "pid", os.Getpid())
 	token, err := api.MakeToken(filepath.Join(dirs.State, keeper.Token))
 	if err != nil {
 		return err

@@ -360,3 +360,27 @@ func TestStartingTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func TestTheLogIsBounded(t *testing.T) {
+	dir := t.TempDir()
+	l, err := OpenLog(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	line := []byte(strings.Repeat("x", 1<<20) + "\n")
+	for range 30 {
+		if _, err := l.Write(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{LogName, LogName + ".1"} {
+		info, err := os.Stat(filepath.Join(dir, name))
+		if err != nil || info.Size() > maxLog || info.Size() == 0 {
+			t.Errorf("%s: %v, %v", name, info, err)
+		}
+	}
+	if entries, _ := os.ReadDir(dir); len(entries) != 2 {
+		t.Errorf("%d files", len(entries))
+	}
+}

@@ -169,13 +169,15 @@ func (c *change) apply(ctx context.Context, a api.Apply, pid int) error {
 	if c.name == "" {
 		return &api.Error{Code: api.CodeInvalid, Message: "the request names no project"}
 	}
-	release, err := c.s.turns.take(ctx, c.name, fmt.Sprintf("%s (pid %d)", a.Command, pid), func(behind string) {
-		c.event(api.Event{Kind: api.EventQueued, Text: "waiting for " + behind})
-	})
-	if err != nil {
-		return err
+	if !a.DryRun { // which only looks
+		release, err := c.s.turns.take(ctx, c.name, fmt.Sprintf("%s (pid %d)", a.Command, pid), func(behind string) {
+			c.event(api.Event{Kind: api.EventQueued, Text: "waiting for " + behind})
+		})
+		if err != nil {
+			return err
+		}
+		defer release()
 	}
-	defer release()
 	if c.project != nil {
 		if err := c.s.ownDirectory(c.project); err != nil {
 			return err
