@@ -74,6 +74,8 @@ func TestSubnets(t *testing.T) {
 			name: "two addresses", in: Request{Config: []Config{{Subnet: prefix("10.5.0.0/31")}}},
 			want: []Subnet{{Prefix: prefix("10.5.0.0/31"), Gateway: addr("10.5.0.0")}},
 		},
+		{name: "gateway alone", in: Request{Config: []Config{{Gateway: addr("10.5.0.1")}}}, err: "need the subnet they are part of"},
+		{name: "empty entry", in: Request{Config: []Config{{}}}, want: []Subnet{{Prefix: prefix("172.17.0.0/16"), Gateway: addr("172.17.0.1")}}},
 		{name: "host bits", in: Request{Config: []Config{{Subnet: prefix("10.5.0.1/16")}}}, err: "subnet 10.5.0.1/16: it should be 10.5.0.0/16"},
 		{name: "neither", in: Request{NoIPv4: true}, err: "neither IPv4 nor IPv6 is enabled"},
 		{name: "foreign gateway", in: Request{Config: []Config{{Subnet: prefix("10.5.0.0/16"), Gateway: addr("10.6.0.1")}}}, err: "gateway 10.6.0.1: not in subnet 10.5.0.0/16"},

@@ -51,10 +51,11 @@ var pools = []pool{
 func Subnets(r Request, taken []netip.Prefix) ([]Subnet, error) {
 	var out []Subnet
 	have4, have6 := r.NoIPv4, !r.IPv6
-	var open []Config // without a subnet: they apply to the one chosen
 	for _, c := range r.Config {
 		if !c.Subnet.IsValid() {
-			open = append(open, c)
+			if c.Range.IsValid() || c.Gateway.IsValid() || len(c.Aux) > 0 {
+				return nil, fmt.Errorf("network %q: ip_range, gateway and aux_addresses need the subnet they are part of", r.Name)
+			}
 			continue
 		}
 		if c.Subnet.Addr().Is4() {
@@ -72,13 +73,7 @@ func Subnets(r Request, taken []netip.Prefix) ([]Subnet, error) {
 		if !ok {
 			return nil, fmt.Errorf("network %q: no free default subnet: name one in ipam.config", r.Name)
 		}
-		c := Config{Subnet: p}
-		for _, o := range open {
-			if o.Gateway.Is4() || o.Range.Addr().Is4() || len(o.Aux) > 0 {
-				c.Range, c.Gateway, c.Aux = o.Range, o.Gateway, o.Aux
-			}
-		}
-		out = append(out, complete(c))
+		out = append(out, complete(Config{Subnet: p}))
 	}
 	if !have6 {
 		out = append(out, complete(Config{Subnet: unique6(r.Network, taken, out)}))
