@@ -702,7 +702,12 @@ func (s *Supervisor) adoptAll(records []*state.Machine) {
 		}
 	}
 	killOrphans(filepath.Join(s.opt.State.Dir(), "machines"), known, s.log)
-	var wg sync.WaitGroup // machines answer in their own time
+	type adoption struct {
+		h       *hosted
+		rec     *state.Machine
+		handles machine.Handles
+	}
+	var adoptions []adoption
 	for _, rec := range records {
 		h := s.newHosted(*rec)
 		for _, id := range rec.Replicas {
@@ -710,7 +715,22 @@ func (s *Supervisor) adoptAll(records []*state.Machine) {
 				h.replicas = append(h.replicas, r)
 			}
 		}
-		handles := s.takeHandles(rec.ID)
+		a := adoption{h, rec, s.takeHandles(rec.ID)}
+		adoptions = append(adoptions, a)
+		if !adoptable(a.h, rec, a.handles) {
+			continue
+		}
+		// All names and addresses are there before the first trunk is plugged: a
+		// machine must not learn that one adopted after it does not exist.
+		for _, r := range h.replicas {
+			if rec := s.snapshot(r); rec.Status == planner.StatusRunning {
+				_ = s.attachReplica(h, rec) // tried, and told, again as the machine is adopted
+			}
+		}
+	}
+	var wg sync.WaitGroup // machines answer in their own time
+	for _, a := range adoptions {
+		h, rec, handles := a.h, a.rec, a.handles
 		wg.Go(func() {
 			var kept []string
 			for name := range handles {
@@ -742,13 +762,17 @@ func (s *Supervisor) takeHandles(id string) machine.Handles {
 	return handles
 }
 
+func adoptable(h *hosted, rec *state.Machine, handles machine.Handles) bool {
+	return rec.Phase == state.Made && len(handles) > 0 && len(h.replicas) > 0
+}
+
 func (s *Supervisor) adopt(h *hosted, rec *state.Machine, handles machine.Handles) error {
 	closeAll := func() {
 		for _, f := range handles {
 			f.Close()
 		}
 	}
-	if rec.Phase != state.Made || len(handles) == 0 || len(h.replicas) == 0 {
+	if !adoptable(h, rec, handles) {
 		closeAll()
 		return errors.New("its streams were not kept")
 	}
@@ -779,6 +803,9 @@ func (s *Supervisor) bury(h *hosted, rec *state.Machine) {
 		return
 	}
 	h.cancel()
+	for _, r := range h.replicas {
+		s.unplugReplica(h, r)
+	}
 	killProcess(rec.Record.PID, rec.Record.StartTime, rec.Record.HostBoot)
 	if rec.Shares != nil {
 		killProcess(rec.Shares.PID, rec.Shares.StartTime, rec.Shares.HostBoot)

@@ -380,6 +380,14 @@ func (s *Supervisor) interfaces(c *wire.Container, endpoints []state.Endpoint) {
 // names, and leads its published ports there. What is there already stays.
 func (s *Supervisor) plugReplica(h *hosted, r *replica) error {
 	rec := s.snapshot(r)
+	if err := s.attachReplica(h, rec); err != nil {
+		return err
+	}
+	return s.publish(r, rec)
+}
+
+// attachReplica does that without the ports.
+func (s *Supervisor) attachReplica(h *hosted, rec *state.Replica) error {
 	for _, e := range rec.Endpoints {
 		mac, err := net.ParseMAC(e.MAC)
 		if err != nil {
@@ -393,7 +401,7 @@ func (s *Supervisor) plugReplica(h *hosted, r *replica) error {
 			return fmt.Errorf("container %s: network %s: %w", rec.Name, e.Network, err)
 		}
 	}
-	return s.publish(r, rec)
+	return nil
 }
 
 // unplugReplica takes both back.
