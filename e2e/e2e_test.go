@@ -182,6 +182,9 @@ func TestScripts(t *testing.T) {
 			"get":        get,
 			"eventually": eventually,
 			"qemus":      qemus,
+			"crash":      crash,
+			"listen":     listen,
+			"udp":        udp,
 		},
 	})
 }
@@ -208,6 +211,8 @@ func setUp(env *testscript.Env) error {
 	env.Setenv("EXAMPLES", filepath.Join(base, "examples"))
 	env.Setenv("PATH", filepath.Join(base, "bin")+":"+os.Getenv("PATH"))
 	env.Setenv("COMPOSE_PROGRESS", "plain")
+	_, registryPort, _ := strings.Cut(os.Getenv(envRegistry), ":")
+	env.Setenv("REGISTRY_PORT", registryPort)
 	t, _ := env.T().(interface {
 		Failed() bool
 		Name() string

@@ -1,0 +1,229 @@
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// terminal is a pseudo terminal with a user in front of it.
+type terminal struct {
+	t            *testing.T
+	user, device *os.File
+
+	mu    sync.Mutex
+	shown bytes.Buffer
+	more  chan struct{} // holds a token after output came
+}
+
+func newTerminal(t *testing.T, rows, columns uint16) *terminal {
+	t.Helper()
+	user, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = user.Close() })
+	number, err := unix.IoctlGetUint32(int(user.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetPointerInt(int(user.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	device, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = device.Close() })
+	tt := &terminal{t: t, user: user, device: device, more: make(chan struct{}, 1)}
+	tt.resize(rows, columns)
+	go func() { // ends with the terminal
+		buf := make([]byte, 4096)
+		for {
+			n, err := user.Read(buf)
+			if err != nil {
+				return
+			}
+			tt.mu.Lock()
+			tt.shown.Write(buf[:n])
+			tt.mu.Unlock()
+			select {
+			case tt.more <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return tt
+}
+
+func (tt *terminal) resize(rows, columns uint16) {
+	tt.t.Helper()
+	if err := unix.IoctlSetWinsize(int(tt.user.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns}); err != nil {
+		tt.t.Fatal(err)
+	}
+}
+
+// settings are what stty -g prints.
+func (tt *terminal) settings() unix.Termios {
+	tt.t.Helper()
+	s, err := unix.IoctlGetTermios(int(tt.device.Fd()), unix.TCGETS)
+	if err != nil {
+		tt.t.Fatal(err)
+	}
+	return *s
+}
+
+// run starts a command on the terminal, as a shell would.
+func (tt *terminal) run(cmd *exec.Cmd) {
+	tt.t.Helper()
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = tt.device, tt.device, tt.device
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		tt.t.Fatal(err)
+	}
+	tt.t.Cleanup(func() { _ = cmd.Process.Kill() })
+}
+
+func (tt *terminal) typed(keys string) {
+	tt.t.Helper()
+	if _, err := tt.user.WriteString(keys); err != nil {
+		tt.t.Fatal(err)
+	}
+}
+
+// await waits until the terminal has shown text.
+func (tt *terminal) await(text string) {
+	tt.t.Helper()
+	deadline := time.After(patience)
+	for {
+		tt.mu.Lock()
+		shown := tt.shown.String()
+		tt.mu.Unlock()
+		if strings.Contains(shown, text) {
+			return
+		}
+		select {
+		case <-tt.more:
+		case <-deadline:
+			tt.t.Fatalf("the terminal does not show %q, but:\n%s", text, shown)
+		}
+	}
+}
+
+// ended waits for a command's end and returns its status.
+func (tt *terminal) ended(cmd *exec.Cmd) int {
+	tt.t.Helper()
+	timer := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+	defer timer.Stop()
+	err := cmd.Wait()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		tt.t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode()
+}
+
+const terminalCompose = `
+name: terminal
+services:
+  web:
+    image: fixture/tool:1
+    command: [sh, -c, "echo it runs; exec tool sleep"]
+`
+
+// TestTerminal sits in front of exec, run and an attached up: sizes arrive, keys
+// do what they should, and the terminal is as it was after every kind of end.
+func TestTerminal(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	h.write("compose.yaml", terminalCompose)
+	tt := newTerminal(t, 24, 80)
+	before := tt.settings()
+	same := func(after string) {
+		t.Helper()
+		if now := tt.settings(); now != before {
+			t.Errorf("after %s the terminal is not as before:\n%+v\n%+v", after, before, now)
+		}
+	}
+
+	up := h.command("up")
+	tt.run(up)
+	tt.await("it runs")
+	boot := h.stack("exec", "-T", "web", "cat", "/proc/sys/kernel/random/boot_id")
+
+	// A terminal of another window.
+	for _, command := range []string{"exec", "run"} {
+		tt := newTerminal(t, 24, 80)
+		before := tt.settings()
+		cmd := h.command(command, "web", "tool", "tty")
+		if command == "run" {
+			cmd = h.command("run", "--rm", "web", "tool", "tty")
+		}
+		tt.run(cmd)
+		tt.await(`{"columns":80,"rows":24}`)
+		tt.resize(50, 132)
+		tt.await(`{"columns":132,"rows":50}`)
+		tt.typed("\x04") // the end of input
+		if status := tt.ended(cmd); status != 0 {
+			t.Errorf("%s ended with status %d", command, status)
+		}
+		if now := tt.settings(); now != before {
+			t.Errorf("after %s the terminal is not as before:\n%+v\n%+v", command, before, now)
+		}
+	}
+
+	// Ctrl-C is the command's, not ours; its status is.
+	inner := newTerminal(t, 24, 80)
+	cmd := h.command("exec", "web", "sh", "-c", "trap 'exit 9' INT; echo waiting; while :; do sleep 1; done")
+	inner.run(cmd)
+	inner.await("waiting")
+	inner.typed("\x03")
+	if status := inner.ended(cmd); status != 9 {
+		t.Errorf("exec ended with status %d, want the command's 9", status)
+	}
+
+	// An attached up that dies, or loses its terminal, leaves the stack running.
+	if err := up.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	tt.ended(up)
+	same("SIGHUP")
+	up = h.command("up")
+	tt.run(up)
+	tt.await("Attaching to")
+	if err := up.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	tt.ended(up)
+	same("SIGKILL")
+	if now := h.stack("exec", "-T", "web", "cat", "/proc/sys/kernel/random/boot_id"); now != boot {
+		t.Errorf("the machine is another one: %s, %s", boot, now)
+	}
+
+	// Ctrl-C stops the stack.
+	third := newTerminal(t, 24, 80)
+	before = third.settings()
+	up = h.command("up")
+	third.run(up)
+	third.await("Attaching to")
+	third.typed("\x03")
+	if status := third.ended(up); status != 130 {
+		t.Errorf("up ended with status %d after Ctrl-C, want 130", status)
+	}
+	third.await("Gracefully Stopping...")
+	if now := third.settings(); now != before {
+		t.Errorf("after Ctrl-C the terminal is not as before:\n%+v\n%+v", before, now)
+	}
+	if running := h.stack("ps", "-q"); running != "" {
+		t.Errorf("after Ctrl-C this still runs: %s", running)
+	}
+}
