@@ -881,11 +881,19 @@ func (c *converter) volume(key string, in types.VolumeConfig) {
 
 func (c *converter) volumeSize(at []string, key, v string) int64 {
 	n, err := units.RAMInBytes(v)
-	if err != nil || n < 1<<20 {
-		c.fault(at, "write it like 20g", "volume %q: size %q is no size of at least 1 MiB", key, v)
+	if err != nil || n < MinVolumeBytes || n > 1<<50 {
+		c.fault(at, "write it like 20g", "volume %q: size %q is no size of at least 256 MiB", key, v)
+		return 0
 	}
-	return n
+	return (n + blockBytes - 1) / blockBytes * blockBytes
 }
+
+// MinVolumeBytes is the size of the file system that a volume begins as, and
+// grows from. Volumes are made of whole blocks.
+const (
+	MinVolumeBytes = 256 << 20
+	blockBytes     = 4096
+)
 
 func (c *converter) file(kind, key string, in types.FileObjectConfig, out map[string]*Config) {
 	at := []string{kind, key}
