@@ -95,7 +95,7 @@ func (a *app) supervise() error {
 		return err
 	}
 	defer link.Close()
-	dirs, settings, err := a.settings()
+	dirs, err := a.dirs()
 	if err != nil {
 		return err
 	}
@@ -114,12 +114,43 @@ func (a *app) supervise() error {
 		return fmt.Errorf("listening for commands: %w", err)
 	}
 	delete(held, keeper.Listener)
+	s, closeStores, err := a.assemble(link, held, log)
+	if err != nil {
+		// A configuration that is wrong, a state that is newer: who asks is told, and
+		// while machines run it is tried again.
+		log.Error("starting", "err", err)
+		kept := len(held)
+		if refuseErr := supervisor.Refuse(listener.(*net.UnixListener), token, err); refuseErr != nil || kept > 0 {
+			return errors.Join(err, refuseErr)
+		}
+		return link.End()
+	}
+	defer closeStores()
+	serving := make(chan error, 1)
+	go func() { serving <- s.Serve(listener.(*net.UnixListener), token) }() // ends with s
+	select {
+	case err = <-serving: // idle for long enough, handed over, or broken
+	case <-ended:
+		s.EndAll(context.Background())
+	}
+	err = errors.Join(err, s.Close())
+	if !s.HandedOver() {
+		err = errors.Join(err, link.End())
+	}
+	return err
+}
 
+// assemble makes a supervisor of this host's parts; closeStores ends what it
+// leaves open.
+func (a *app) assemble(link *keeper.Link, held map[string]*os.File, log *slog.Logger) (s *supervisor.Supervisor, closeStores func() error, err error) {
+	dirs, settings, err := a.settings()
+	if err != nil {
+		return nil, nil, err
+	}
 	images, err := image.Open(imagesDir(dirs), image.Options{Config: settings, Log: log})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	defer images.Close()
 	fabric := network.New(network.Options{Log: log})
 	driver := qemu.New(qemuOptions(dirs, settings, log))
 	template := volume.NewTemplate(func() (string, string, error) {
@@ -130,7 +161,7 @@ func (a *app) supervise() error {
 		return g.Ext4Template, g.Digest, nil
 	}, filepath.Join(dirs.State, "cache"))
 
-	s, err := supervisor.New(supervisor.Options{
+	s, err = supervisor.New(supervisor.Options{
 		State: state.Open(dirs.State), Driver: driver, Images: images,
 		Volumes: volume.Open(volumesDir(dirs), template), Scratch: template,
 		Shares: supervisor.HostShares{}, Fabric: fabric, Keeper: link, Held: held, Log: log,
@@ -157,20 +188,9 @@ func (a *app) supervise() error {
 		Build:     api.ThisBuild(),
 	})
 	if err != nil {
-		return err
+		return nil, nil, errors.Join(err, images.Close())
 	}
-	serving := make(chan error, 1)
-	go func() { serving <- s.Serve(listener.(*net.UnixListener), token) }() // ends with s
-	select {
-	case err = <-serving: // idle for long enough, handed over, or broken
-	case <-ended:
-		s.EndAll(context.Background())
-	}
-	err = errors.Join(err, s.Close())
-	if !s.HandedOver() {
-		err = errors.Join(err, link.End())
-	}
-	return err
+	return s, images.Close, nil
 }
 
 // credentials turns what a command line found in its environment into what a

@@ -203,6 +203,10 @@ func (c *change) apply(ctx context.Context, a api.Apply, pid int) error {
 	for _, w := range warnings {
 		c.event(api.Event{Kind: api.EventWarning, Text: w})
 	}
+	faults = append(faults, c.resolveImages(ctx, plan)...)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	if len(faults) > 0 {
 		e := presentable(&multierror.Error{Errors: faults})
 		if len(faults) == 1 {
@@ -521,7 +525,7 @@ func (c *change) do(ctx context.Context, step planner.Step) error {
 	defer context.AfterFunc(s.ctx, cancel)()
 	switch step.Noun {
 	case planner.ImageNoun:
-		return c.pullStep(ctx, step)
+		return s.pull(ctx, c.pulled(step), c.reg, c.event)
 	case planner.NetworkNoun:
 		switch step.Verb {
 		case planner.Create:
@@ -747,28 +751,31 @@ func (c *change) settled(step planner.Step, r *replica) (bool, error) {
 // replica that has just ended.
 func (r *replica) pendingRestart() bool { return r.stopping == 0 && wantsRestart(&r.rec) }
 
-// pullStep pulls the image of a step.
-func (c *change) pullStep(ctx context.Context, step planner.Step) error {
-	platform, pos := "", spec.Pos{}
-	service := step.Service
+// pulled is the image that a step pulls, with its place in the file.
+func (c *change) pulled(step planner.Step) api.PullImage {
+	p := api.PullImage{Reference: step.Name, Service: step.Service}
 	if c.project != nil {
 		for _, name := range sortedKeys(c.project.Services) {
 			if svc := c.project.Services[name]; svc.Image == step.Name {
-				platform, pos = svc.Platform, svc.Keys["image"]
-				service = name
+				p.Platform, p.Pos, p.Service = svc.Platform, svc.Keys["image"], name
 				break
 			}
 		}
 	}
-	return c.s.pull(ctx, api.PullImage{Reference: step.Name, Platform: platform, Service: service, Pos: pos}, c.reg, c.event)
+	return p
 }
 
-// pull fetches one image and tells of its layers.
-func (s *Supervisor) pull(ctx context.Context, p api.PullImage, reg api.Registry, send func(api.Event)) error {
+func (s *Supervisor) pullOptions(p api.PullImage, reg api.Registry) image.PullOptions {
 	opt := image.PullOptions{Platform: p.Platform}
 	if s.opt.Release != nil {
 		opt.Keychain, opt.Proxy = s.opt.Release(reg)
 	}
+	return opt
+}
+
+// pull fetches one image and tells of its layers.
+func (s *Supervisor) pull(ctx context.Context, p api.PullImage, reg api.Registry, send func(api.Event)) error {
+	opt := s.pullOptions(p, reg)
 	last := map[string]time.Time{}
 	opt.Progress = func(pr image.Progress) {
 		// A terminal redraws ten times a second: more is not seen.
@@ -852,6 +859,25 @@ func (s *Supervisor) Pull(ctx context.Context, p api.Pull, send func(api.Event))
 	c.event(done)
 }
 
+// startTimeout is how long a one-off may wait to be started by whoever had it
+// made.
+const startTimeout = time.Minute
+
+// expire clears up a one-off that its maker has not started: it died.
+func (s *Supervisor) expire(r *replica) {
+	ctx, cancel := context.WithTimeout(s.ctx, startTimeout)
+	defer cancel()
+	err := s.await(ctx, r, func() (bool, error) { return r.gone || r.rec.Status != planner.StatusCreated, nil })
+	if err == nil || s.ctx.Err() != nil {
+		return
+	}
+	if rec := s.snapshot(r); rec.AutoRemove {
+		s.warn("removing a container", s.removeReplica(s.ctx, r, anonymous(rec)), "container", rec.Name)
+		return
+	}
+	s.settleBoot(r)
+}
+
 // Run makes a one-off replica. Where the service has a volume and a replica of it
 // runs, the one-off gets its container in that replica's machine.
 func (s *Supervisor) Run(ctx context.Context, req api.Run, send func(api.Event)) {
@@ -924,6 +950,7 @@ func (s *Supervisor) Run(ctx context.Context, req api.Run, send func(api.Event))
 		rec := s.snapshot(r)
 		c.event(api.Event{Kind: api.EventCreated, Replica: &api.ReplicaRef{ID: rec.ID, Name: rec.Name}})
 		s.prepare(r)
+		s.spawn(func() { s.expire(r) })
 		return nil
 	}()
 	done := api.Event{Kind: api.EventDone}

@@ -15,14 +15,30 @@ import (
 	"github.com/stackvm/stack/runtime/state"
 )
 
+// ending is how one run of a replica ended.
+type ending struct {
+	run        int
+	code       int
+	at         time.Time // by the machine's clock, as its log records
+	seen       time.Time // by the host's
+	restarting bool
+}
+
+const (
+	keptEndings = 32
+	// A machine that goes on after its container's end has no last log record;
+	// what was printed before the end has arrived by then.
+	drainTime = 300 * time.Millisecond
+)
+
 // source is one replica's log being read.
 type source struct {
+	s      *Supervisor
 	r      *replica
 	rec    *state.Replica
 	reader *logs.Reader
 	next   *logs.Record // read and not yet sent
-	marked int          // the run whose end was told
-	run    int
+	marked int          // the last run whose end was told
 }
 
 // Logs sends the entries that q selects, merged by time as far as they are
@@ -55,7 +71,7 @@ func (s *Supervisor) Logs(ctx context.Context, q api.LogQuery, send func(api.Log
 			present[rec.ID] = true
 			src := sources[rec.ID]
 			if src == nil {
-				src = &source{r: r}
+				src = &source{s: s, r: r}
 				if r.log != nil {
 					f := logs.Filter{Since: q.Since, Until: q.Until, Tail: -1}
 					if first {
@@ -66,9 +82,10 @@ func (s *Supervisor) Logs(ctx context.Context, q api.LogQuery, send func(api.Log
 					}
 				}
 				s.mu.Lock()
-				src.run = r.run
-				if first && r.rec.Status != planner.StatusRunning {
-					src.marked = r.run // it ended before anybody asked
+				for _, e := range r.endings {
+					if first && e.seen.Before(cmp.Or(q.Since, time.Now())) {
+						src.marked = e.run // it ended before anybody asked
+					}
 				}
 				s.mu.Unlock()
 				sources[rec.ID] = src
@@ -83,10 +100,15 @@ func (s *Supervisor) Logs(ctx context.Context, q api.LogQuery, send func(api.Log
 		if err := merge(sources, send); err != nil {
 			return err
 		}
+		var soon <-chan time.Time // when an end can be told
 		for _, id := range sortedKeys(sources) {
 			src := sources[id]
-			if err := s.mark(src, send); err != nil {
+			wait, err := src.marks(time.Time{}, send)
+			if err != nil {
 				return err
+			}
+			if wait > 0 && soon == nil {
+				soon = time.After(wait)
 			}
 			if !present[id] {
 				if src.reader != nil {
@@ -102,6 +124,9 @@ func (s *Supervisor) Logs(ctx context.Context, q api.LogQuery, send func(api.Log
 		cases := make([]reflect.SelectCase, len(wake))
 		for i, ch := range wake {
 			cases[i] = reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ch)}
+		}
+		if soon != nil {
+			cases = append(cases, reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(soon)})
 		}
 		if i, _, _ := reflect.Select(cases); i == 0 || i == 2 {
 			return nil
@@ -156,6 +181,9 @@ func merge(sources map[string]*source, send func(api.LogEntry) error) error {
 			}
 		}
 		src := open[i]
+		if _, err := src.marks(src.next.Time, send); err != nil {
+			return err
+		}
 		if err := send(api.LogEntry{Replica: src.rec.Name, Service: src.rec.Service, Number: src.rec.Number, Record: *src.next}); err != nil {
 			return err
 		}
@@ -170,21 +198,32 @@ func merge(sources map[string]*source, send func(api.LogEntry) error) error {
 	return nil
 }
 
-// mark tells of the end of a run, once everything it wrote was sent.
-func (s *Supervisor) mark(src *source, send func(api.LogEntry) error) error {
-	s.mu.Lock()
-	r := src.r
-	rec := clone(&r.rec)
-	run, drained := r.run, r.drained || r.rec.Status == planner.StatusRestarting
-	s.mu.Unlock()
-	ended := rec.Status == planner.StatusExited || rec.Status == planner.StatusDead || rec.Status == planner.StatusRestarting
-	if run == src.marked || !ended || !drained || run == 0 {
-		return nil
+// marks tells of the ends of runs that nothing printed before can follow: those
+// before the record of time next, or, with none at hand, those whose machine has
+// ended or that are some time ago. It returns how long until there is another.
+func (src *source) marks(next time.Time, send func(api.LogEntry) error) (wait time.Duration, err error) {
+	src.s.mu.Lock()
+	rec, drained := clone(&src.r.rec), src.r.drained
+	var due []ending
+	for _, e := range src.r.endings {
+		left := drainTime - time.Since(e.seen)
+		switch {
+		case e.run <= src.marked:
+		case !next.IsZero() && e.at.Before(next), next.IsZero() && (drained || left <= 0):
+			due = append(due, e)
+		case next.IsZero() && wait == 0:
+			wait = left
+		}
 	}
-	src.marked = run
-	return send(api.LogEntry{
-		Replica: rec.Name, Service: rec.Service, Number: rec.Number,
-		Record: logs.Record{Time: cmp.Or(rec.Finished, time.Now())},
-		Mark:   &api.LogMark{Exited: true, ExitCode: rec.ExitCode, Restarting: rec.Status == planner.StatusRestarting},
-	})
+	src.s.mu.Unlock()
+	for _, e := range due {
+		src.marked = e.run
+		if err := send(api.LogEntry{
+			Replica: rec.Name, Service: rec.Service, Number: rec.Number, Record: logs.Record{Time: e.at},
+			Mark: &api.LogMark{Exited: true, ExitCode: e.code, Restarting: e.restarting},
+		}); err != nil {
+			return wait, err
+		}
+	}
+	return wait, nil
 }

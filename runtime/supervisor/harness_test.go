@@ -357,6 +357,15 @@ func (f *fakeImages) Pull(_ context.Context, ref string, opt image.PullOptions) 
 	return img, nil
 }
 
+func (f *fakeImages) Resolve(_ context.Context, ref string, _ image.PullOptions) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if img := f.remote[ref]; img != nil {
+		return img.Digest, nil
+	}
+	return "", fmt.Errorf("%q: manifest unknown", ref)
+}
+
 func (f *fakeImages) Disk(img *image.Image) (image.Disk, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -208,6 +208,9 @@ func (s *Supervisor) prepare(r *replica) {
 // place gives a replica its container in a machine: one of its own, or that of
 // the replica it guests with. The caller holds r.op.
 func (s *Supervisor) place(ctx context.Context, r *replica) error {
+	if err := s.relocate(r); err != nil {
+		return err
+	}
 	rec := s.snapshot(r)
 	if r.log != nil {
 		if err := r.log.Begin(); err != nil {
@@ -584,6 +587,12 @@ func (s *Supervisor) exited(h *hosted, r *replica, exit wire.ExitStatus, fault s
 	if fault != "" {
 		rec.Error = fault
 	}
+	if len(r.endings) == keptEndings {
+		r.endings = slices.Delete(r.endings, 0, 1)
+	}
+	r.endings = append(r.endings, ending{
+		run: r.run, code: exit.Code, at: rec.Finished, seen: time.Now(), restarting: r.stopping == 0 && wantsRestart(rec),
+	})
 	s.notifyLocked(r)
 	snapshot := clone(rec)
 	s.mu.Unlock()

@@ -247,6 +247,35 @@ func (s *Supervisor) release(endpoints []state.Endpoint, holder string) {
 	}
 }
 
+// relocate finds a replica's networks that were made anew under their names, as
+// an interrupted change may have left them.
+func (s *Supervisor) relocate(r *replica) error {
+	rec := s.snapshot(r)
+	moved := false
+	for i, e := range rec.Endpoints {
+		s.mu.Lock()
+		known := s.networks[e.NetworkID] != nil
+		s.mu.Unlock()
+		if known {
+			continue
+		}
+		n := s.network(e.Network)
+		if n == nil {
+			return fmt.Errorf("container %s: network %s not found: run up", rec.Name, e.Network)
+		}
+		addrs, err := s.lease(n, rec.Name)
+		if err != nil {
+			return fmt.Errorf("container %s: %w", rec.Name, err)
+		}
+		rec.Endpoints[i].NetworkID, rec.Endpoints[i].Addrs = n.rec.ID, addrs
+		moved = true
+	}
+	if moved {
+		s.update(r, func(to *state.Replica) { to.Endpoints = rec.Endpoints })
+	}
+	return nil
+}
+
 // endpoints are a new replica's places, addresses leased, in the order of its
 // interfaces.
 func (s *Supervisor) endpoints(p *spec.Project, svc *spec.Service, rec *state.Replica, aliases bool) ([]state.Endpoint, error) {

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/docker/go-units"
@@ -20,6 +22,34 @@ import (
 
 // lowSpace is how little free space is worth a warning, in bytes.
 const lowSpace = 2 << 30
+
+// resolveImages asks for every image that a plan pulls, side by side: one that
+// does not exist is known before anything has changed.
+func (c *change) resolveImages(ctx context.Context, plan planner.Plan) []error {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	faults := map[string]error{}
+	for _, step := range plan.Steps {
+		if step.Verb != planner.Pull {
+			continue
+		}
+		wg.Go(func() {
+			p := c.pulled(step)
+			_, err := c.s.opt.Images.Resolve(ctx, p.Reference, c.s.pullOptions(p, c.reg))
+			if err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				faults[p.Reference] = &spec.Error{Pos: p.Pos, Err: err}
+			}
+		})
+	}
+	wg.Wait()
+	var all []error
+	for _, ref := range sortedKeys(faults) {
+		all = append(all, faults[ref])
+	}
+	return all
+}
 
 // preflight looks for all that would make a plan fail half way and can be known
 // before: ports, host folders, what machines boot. It returns every fault there

@@ -45,6 +45,7 @@ type replica struct {
 	lastRun  time.Time     // start of the present or last run
 	backoff  time.Duration // before the next restart
 	drained  bool          // the logs of its last run are written
+	endings  []ending      // of its last runs
 }
 
 // opLock is a mutex that can be waited for with a context.

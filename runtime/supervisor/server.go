@@ -55,6 +55,36 @@ func (s *Supervisor) Serve(l *net.UnixListener, token string) error {
 	return err
 }
 
+// refuseFor is how long a supervisor that cannot start tells so, counted from
+// the last who asked.
+const refuseFor = 5 * time.Second
+
+// Refuse answers every request on l with cause, until nobody has asked for some
+// seconds.
+func Refuse(l *net.UnixListener, token string, cause error) error {
+	idle := time.NewTimer(refuseFor)
+	defer idle.Stop()
+	srv := &http.Server{
+		Handler: api.RequireToken(token, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			idle.Reset(refuseFor)
+			e := presentable(cause)
+			e.Code, e.Message = api.CodeRefused, "the supervisor cannot start: "+e.Message
+			api.WriteError(w, 0, e)
+		})),
+		ReadHeaderTimeout: 10 * time.Second,
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(api.Listener{UnixListener: l}) }() // ends with Close
+	select {
+	case <-idle.C:
+		srv.Close()
+		<-served
+		return nil
+	case err := <-served:
+		return err
+	}
+}
+
 // answer reads a request and answers with what do returns.
 func answer[Q, A any](do func(context.Context, Q) (A, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {

@@ -140,6 +140,29 @@ func TestExecOverTheSocket(t *testing.T) {
 	}
 }
 
+// A supervisor that cannot start says why, instead of leaving clients waiting.
+func TestRefuse(t *testing.T) {
+	dir := t.TempDir()
+	token, err := api.MakeToken(filepath.Join(dir, "token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- Refuse(l, token, errors.New("config.yaml:3: no such setting")) }()
+	_, err = api.Dial(t.Context(), socket, filepath.Join(dir, "token"))
+	if e, ok := errors.AsType[*api.Error](err); !ok || e.Code != api.CodeRefused || e.Message != "the supervisor cannot start: config.yaml:3: no such setting" {
+		t.Errorf("error %v", err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAnotherTokenIsRefused(t *testing.T) {
 	w := newWorld(t)
 	c := w.serve()
@@ -356,6 +379,7 @@ func TestPullFailsWithThePlaceInTheFile(t *testing.T) {
 	if err == nil || !strings.HasPrefix(err.Error(), "compose.yaml:3: ") {
 		t.Errorf("error %v", err)
 	}
+	w.nothingLeft() // not even the network
 	w.images.remote = map[string]*image.Image{"missing:1": w.images.make("missing:1", image.Config{Cmd: []string{"server"}})}
 	w.up(p)
 	w.down(p, true)

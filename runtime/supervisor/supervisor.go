@@ -39,6 +39,8 @@ type Images interface {
 	Get(ref, platform string) (*image.Image, error)
 	Pull(ctx context.Context, ref string, opt image.PullOptions) (*image.Image, error)
 	Disk(img *image.Image) (image.Disk, error)
+	// Resolve asks the registry which digest a name leads to.
+	Resolve(ctx context.Context, ref string, opt image.PullOptions) (string, error)
 }
 
 // Volumes is the store of volumes; see runtime/volume.
