@@ -64,7 +64,7 @@ var back = Config{
 
 // join attaches a new machine's container of the same name to networks, with
 // host number n on each and VLANs from n up.
-func join(t *testing.T, f *Fabric, name string, n int, names []string, networks ...Config) *machine {
+func join(t testing.TB, f *Fabric, name string, n int, names []string, networks ...Config) *machine {
 	t.Helper()
 	m := newMachine(t, name)
 	for i, c := range networks {

@@ -32,7 +32,7 @@ import (
 // machine is a guest without a VM: a TCP/IP stack with an interface for each
 // VLAN, behind one end of a socket pair.
 type machine struct {
-	t     *testing.T
+	t     testing.TB
 	name  string
 	ours  *os.File // for Plug
 	trunk net.Conn
@@ -42,7 +42,7 @@ type machine struct {
 	tap   chan []byte // IP packets received, as many as fit
 }
 
-func newMachine(t *testing.T, name string) *machine {
+func newMachine(t testing.TB, name string) *machine {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
 	if err != nil {

@@ -44,9 +44,10 @@ func (g *Gateway) egressTCP(r *tcp.ForwarderRequest) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
 	defer cancel()
-	done, ok := g.flows.add(&g.wg, from.Addr(), cancel)
+	done, ok := g.flows.dial(&g.wg, from.Addr(), cancel)
 	if !ok {
-		r.Complete(true)
+		g.stats.refused.Add(1)
+		r.Complete(false) // the machine's kernel tries again
 		return
 	}
 	host, err := dialTCP(ctx, to)
@@ -160,7 +161,7 @@ func (g *Gateway) egressUDP(r *udp.ForwarderRequest) (handled bool) {
 	return true
 }
 
-// Dial opens a TCP connection in the network, from an address that need not
+// dial opens a TCP connection in the network, from an address that need not
 // be the Gateway's own. Its errors are those of the far side's answer.
 func (g *Gateway) dial(ctx context.Context, from, to netip.AddrPort) (*streamConn, error) {
 	var wq waiter.Queue

@@ -30,6 +30,12 @@ const (
 	// the host; a SYN beyond it is dropped and sent again by its machine.
 	maxInFlight = 1024
 
+	// maxDialling bounds those of one machine, so that one which dials what
+	// does not answer leaves others their share, and maxFlows all that it may
+	// keep open: each costs a descriptor of the supervisor.
+	maxDialling = maxInFlight / 4
+	maxFlows    = 8192
+
 	// maxBuffer is how far the buffer of one TCP connection may grow. gvisor's
 	// own 4 MiB is about what one round of large frames fills.
 	maxBuffer = 8 << 20
@@ -282,8 +288,9 @@ type flows struct {
 }
 
 type neighbor struct {
-	mac   net.HardwareAddr
-	flows map[*flow]struct{}
+	mac      net.HardwareAddr
+	flows    map[*flow]struct{}
+	dialling int
 }
 
 type flow struct{ abort func() }
@@ -311,12 +318,13 @@ func (f *flows) neighbor(a netip.Addr) (net.HardwareAddr, bool) {
 }
 
 // add registers what ends a flow with the machine at a, and counts it in wg;
-// it refuses when the machine, or the Gateway, is gone. done takes it back.
+// it refuses when the machine, or the Gateway, is gone, and when the machine has
+// too many. done takes it back.
 func (f *flows) add(wg *sync.WaitGroup, a netip.Addr, abort func()) (done func(), ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	n := f.known[a]
-	if f.closed || n == nil {
+	if f.closed || n == nil || len(n.flows) >= maxFlows {
 		return nil, false
 	}
 	fl := &flow{abort}
@@ -328,6 +336,29 @@ func (f *flows) add(wg *sync.WaitGroup, a netip.Addr, abort func()) (done func()
 		f.mu.Unlock()
 		wg.Done()
 	}, true
+}
+
+// dial is add for the time of dialling.
+func (f *flows) dial(wg *sync.WaitGroup, a netip.Addr, abort func()) (done func(), ok bool) {
+	f.mu.Lock()
+	n := f.known[a]
+	if n == nil || n.dialling >= maxDialling {
+		f.mu.Unlock()
+		return nil, false
+	}
+	n.dialling++
+	f.mu.Unlock()
+	less := func() {
+		f.mu.Lock()
+		n.dialling--
+		f.mu.Unlock()
+	}
+	added, ok := f.add(wg, a, abort)
+	if !ok {
+		less()
+		return nil, false
+	}
+	return func() { less(); added() }, true
 }
 
 // abort ends what belongs to a neighbour, and forgets it. The flows still
