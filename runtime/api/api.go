@@ -277,6 +277,9 @@ type LogEntry struct {
 	// Mark is set, and Record empty but for its time, for what happened to the
 	// replica: it follows the last entry of that run.
 	Mark *LogMark `json:"mark,omitempty"`
+	// End is the last line, alone: nothing follows. A stream without it was cut
+	// off; Client.Logs goes on with the next supervisor.
+	End bool `json:"end,omitempty"`
 }
 
 // LogMark tells of a replica's end between its log entries.

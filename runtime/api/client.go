@@ -10,10 +10,12 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"maps"
 	"net"
 	"net/http"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/stackvm/stack/guest/wire"
 )
@@ -95,14 +97,146 @@ func (c *Client) Run(ctx context.Context, r Run) iter.Seq2[Event, error] {
 	return events(stream[Event](ctx, c, PathRun, r))
 }
 
-// Logs reads log entries.
+// Logs reads log entries. When the supervisor dies, or another build takes over,
+// it goes on with the next one: no entry is lost or doubled.
 func (c *Client) Logs(ctx context.Context, q LogQuery) iter.Seq2[LogEntry, error] {
-	return stream[LogEntry](ctx, c, PathLogs, q)
+	return func(yield func(LogEntry, error) bool) {
+		at := newPosition(q)
+		for {
+			var broken error
+			for e, err := range stream[LogEntry](ctx, c, PathLogs, q) {
+				if err != nil {
+					if _, answered := errors.AsType[*Error](err); answered || ctx.Err() != nil || !q.Follow {
+						yield(e, err)
+						return
+					}
+					broken = err
+					break
+				}
+				if e.End {
+					return
+				}
+				if at.heard(e) {
+					continue
+				}
+				if !yield(e, nil) {
+					return
+				}
+			}
+			switch {
+			case ctx.Err() != nil:
+				yield(LogEntry{}, ctx.Err())
+				return
+			case errors.Is(broken, ErrNoSupervisor):
+				return // it ended because nothing runs any more
+			case !q.Follow:
+				yield(LogEntry{}, errors.New("the supervisor went away before the end of the logs: run the command again"))
+				return
+			}
+			q = at.resume()
+		}
+	}
 }
 
-// Events reads what happens to objects, from now on or since a past moment.
+// position is how far a stream of log entries has come.
+type position struct {
+	first   LogQuery
+	began   time.Time
+	last    map[string]entryAt // by replica
+	resumed map[string]entryAt // where each was when the stream broke, until it is past that
+	again   bool
+}
+
+type entryAt struct {
+	at, mark time.Time
+	seq      uint64
+}
+
+func newPosition(q LogQuery) *position {
+	return &position{first: q, began: time.Now(), last: map[string]entryAt{}}
+}
+
+// heard tells an entry that came before the stream broke, and notes those that
+// did not.
+func (p *position) heard(e LogEntry) bool {
+	if p.again {
+		was, known := p.resumed[e.Replica]
+		switch {
+		case known && e.Mark != nil && !e.Time.After(was.mark):
+			return true
+		case known && e.Mark == nil && (e.Time.Before(was.at) || e.Time.Equal(was.at) && e.Seq <= was.seq):
+			return true
+		case !known && p.first.Tail >= 0 && e.Time.Before(p.began):
+			return true // the first query had left it out
+		}
+		if known && e.Mark == nil {
+			was.at, was.seq = time.Time{}, 0 // past it: clocks may step back from here on
+			p.resumed[e.Replica] = was
+		}
+	}
+	l := p.last[e.Replica]
+	if e.Mark != nil {
+		l.mark = e.Time
+	} else {
+		l.at, l.seq = e.Time, e.Seq
+	}
+	p.last[e.Replica] = l
+	return false
+}
+
+// lateness bounds how much later than another replica's one entry may be
+// delivered that is older.
+const lateness = 10 * time.Second
+
+// resume is the query that goes on.
+func (p *position) resume() LogQuery {
+	q := p.first
+	q.Tail = -1
+	p.again, p.resumed = true, maps.Clone(p.last)
+	var earliest time.Time
+	for _, l := range p.last {
+		if earliest.IsZero() || l.at.Before(earliest) {
+			earliest = l.at
+		}
+	}
+	if since := earliest.Add(-lateness); !earliest.IsZero() && since.After(q.Since) {
+		q.Since = since
+	}
+	return q
+}
+
+// Events reads what happens to objects, from now on or since a past moment. It
+// goes on with the next supervisor as Logs does, except for what happened in
+// between.
 func (c *Client) Events(ctx context.Context, q EventsQuery) iter.Seq2[ObjectEvent, error] {
-	return stream[ObjectEvent](ctx, c, PathEvents, q)
+	return func(yield func(ObjectEvent, error) bool) {
+		for {
+			for e, err := range stream[ObjectEvent](ctx, c, PathEvents, q) {
+				if err != nil {
+					_, answered := errors.AsType[*Error](err)
+					if answered || ctx.Err() != nil {
+						yield(e, err)
+						return
+					}
+					if errors.Is(err, ErrNoSupervisor) {
+						return
+					}
+					break
+				}
+				if !yield(e, nil) {
+					return
+				}
+				q.Since = e.Time.Add(1)
+			}
+			if ctx.Err() != nil {
+				yield(ObjectEvent{}, ctx.Err())
+				return
+			}
+			if !q.Until.IsZero() && !time.Now().Before(q.Until) {
+				return
+			}
+		}
+	}
 }
 
 // Replicas lists the selected replicas.

@@ -917,6 +917,7 @@ func (s *Supervisor) afterAdoption() {
 		rec := s.snapshot(r)
 		s.mu.Lock()
 		host := r.host
+		r.drained = r.drained || host == nil
 		s.mu.Unlock()
 		switch {
 		case rec.Phase == state.Making || rec.Phase == state.Removing:

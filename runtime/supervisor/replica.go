@@ -89,6 +89,10 @@ func (s *Supervisor) loadReplicas(records []*state.Replica) {
 			}
 		}
 		r := newReplica(*rec)
+		if !rec.Started.IsZero() { // an earlier supervisor's runs count as one
+			r.run, r.lastRun = 1, rec.Started
+		}
+		r.drained = rec.Machine == ""
 		s.replicas[rec.ID] = r
 		if rec.Phase == state.Made {
 			if err := s.openLog(r); err != nil {

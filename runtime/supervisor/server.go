@@ -305,6 +305,10 @@ func (s *Supervisor) serveLogs(w http.ResponseWriter, r *http.Request) {
 	stream := api.NewStream[api.LogEntry](w)
 	if err := s.Logs(r.Context(), q, stream.Write, stream.Flush); err != nil {
 		s.warn("reading logs", err)
+		return
+	}
+	if r.Context().Err() == nil {
+		_ = stream.Send(api.LogEntry{End: true}) // the client may have gone
 	}
 }
 

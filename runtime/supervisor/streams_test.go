@@ -291,6 +291,102 @@ func TestLogsHaveNoGapAndNoDuplicate(t *testing.T) {
 	w.nothingLeft()
 }
 
+// A client that follows while supervisors die hears every line once.
+func TestFollowAcrossSupervisors(t *testing.T) {
+	w := newWorld(t)
+	w.driver.Program = func(ctx context.Context, p *fake.Process) int { return numbers(ctx, p) }
+	dir, err := os.MkdirTemp("", "sup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	socket, tokenFile := filepath.Join(dir, "s"), filepath.Join(dir, "token")
+	token, err := api.MakeToken(tokenFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The keeper's: connections queue while there is no supervisor.
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	served := make(chan error, 1)
+	serve := func() {
+		f, err := listener.File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.FileListener(f)
+		f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := w.s
+		go func() { served <- s.Serve(l.(*net.UnixListener), token) }()
+	}
+	serve()
+	p := project("shop", service("a", "numbers"), service("b", "numbers"))
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, err := api.Dial(ctx, socket, tokenFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.up(p)
+	next := map[string]int{}
+	reached := make(chan bool, 1)
+	done := make(chan error, 1)
+	go func() {
+		done <- func() error {
+			for e, err := range c.Logs(ctx, api.LogQuery{Select: api.Select{Project: "shop"}, Follow: true, Hold: true, Tail: -1}) {
+				if err != nil {
+					return err
+				}
+				if e.Mark != nil {
+					if next[e.Service] = -1; next["a"] == -1 && next["b"] == -1 {
+						return nil
+					}
+					continue
+				}
+				next[e.Service]++
+				if want := fmt.Sprintf("%d\n", next[e.Service]); e.Log != want {
+					return fmt.Errorf("%s: %q where %q was due", e.Service, e.Log, want)
+				}
+				select {
+				case reached <- true:
+				default:
+				}
+			}
+			return errors.New("the stream ended")
+		}()
+	}()
+	for range 6 {
+		select {
+		case <-reached: // something new was heard since the last death
+		case err := <-done:
+			t.Fatal(err)
+		}
+		w.close()
+		if err := <-served; err != nil {
+			t.Fatal(err)
+		}
+		w.open()
+		serve()
+	}
+	if _, err := w.apply(api.Apply{Command: api.Stop, Name: "shop", Project: p}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	w.down(p, true)
+	w.nothingLeft()
+	cancel()
+	w.close()
+	<-served
+}
+
 func mustFind(t *testing.T, w *world, name string) *replica {
 	t.Helper()
 	r, err := w.s.find(name)
