@@ -1,3 +1,5 @@
+//go:build linux
+
 // Tool is the program of the image fixture/tool: behaviours that tests of a machine need,
 // each a command. Reports are one line of JSON on standard output. The image is busybox
 // otherwise, so what its applets can do is not repeated here.
