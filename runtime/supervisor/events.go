@@ -123,7 +123,7 @@ func objectEvent(kind, action, id, name, project, service string, attrs map[stri
 
 // replicaEvent is an event of a container, with what compose tools look for.
 func replicaEvent(rec *state.Replica, action string, attrs map[string]string) api.ObjectEvent {
-	all := map[string]string{"name": rec.Name, "image": rec.Image}
+	all := map[string]string{"image": rec.Image}
 	if rec.Number > 0 {
 		all["com.docker.compose.container-number"] = strconv.Itoa(rec.Number)
 	}

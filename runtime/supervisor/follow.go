@@ -121,9 +121,9 @@ func (s *Supervisor) Logs(ctx context.Context, q api.LogQuery, send func(api.Log
 		if !q.Follow || !live && !q.Hold || !q.Until.IsZero() && time.Now().After(q.Until) {
 			return nil
 		}
-		cases := make([]reflect.SelectCase, len(wake))
-		for i, ch := range wake {
-			cases[i] = reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ch)}
+		var cases []reflect.SelectCase
+		for _, ch := range wake {
+			cases = append(cases, reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ch)})
 		}
 		if soon != nil {
 			cases = append(cases, reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(soon)})

@@ -77,9 +77,11 @@ func Refuse(l *net.UnixListener, token string, cause error) error {
 	go func() { served <- srv.Serve(api.Listener{UnixListener: l}) }() // ends with Close
 	select {
 	case <-idle.C:
-		srv.Close()
-		<-served
-		return nil
+		err := srv.Close()
+		if serveErr := <-served; !errors.Is(serveErr, http.ErrServerClosed) {
+			err = errors.Join(err, serveErr)
+		}
+		return err
 	case err := <-served:
 		return err
 	}
