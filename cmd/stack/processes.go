@@ -113,7 +113,6 @@ func (a *app) supervise() error {
 		}
 		return link.End()
 	}
-	defer closeStores()
 	serving := make(chan error, 1)
 	go func() { serving <- s.Serve(listener.(*net.UnixListener), token) }() // ends with s
 	select {
@@ -121,7 +120,7 @@ func (a *app) supervise() error {
 	case <-ended:
 		s.EndAll(context.Background())
 	}
-	err = errors.Join(err, s.Close())
+	err = errors.Join(err, s.Close(), closeStores())
 	if !s.HandedOver() {
 		err = errors.Join(err, link.End())
 	}

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -222,7 +223,7 @@ func TestResume(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			f := newFake(t, httptest.NewServer)
 			cut := len(f.blob) / 4
-			sent := 0
+			var sent atomic.Int64
 			f.before = func(n int, w http.ResponseWriter, r *http.Request) bool {
 				start := 0
 				if test.ranges {
@@ -238,7 +239,7 @@ func TestResume(t *testing.T) {
 					end = min(n*cut, len(f.blob))
 				}
 				k, _ := w.Write(f.blob[start:end])
-				sent += k
+				sent.Add(int64(k))
 				if end < len(f.blob) {
 					http.NewResponseController(w).Flush()
 					panic(http.ErrAbortHandler) // breaks the connection
@@ -258,8 +259,8 @@ func TestResume(t *testing.T) {
 			if n := len(f.log()); n != 4 {
 				t.Errorf("%d requests, want 4", n)
 			}
-			if test.ranges && sent != len(f.blob) {
-				t.Errorf("%d bytes sent for %d", sent, len(f.blob))
+			if test.ranges && sent.Load() != int64(len(f.blob)) {
+				t.Errorf("%d bytes sent for %d", sent.Load(), len(f.blob))
 			}
 			if p := clk.list(); len(p) > 0 {
 				t.Errorf("paused %v though bytes arrived", p)
@@ -623,13 +624,13 @@ func TestCertificates(t *testing.T) {
 // TestPlainHTTP: without being told so, only this host is spoken to without TLS.
 func TestPlainHTTP(t *testing.T) {
 	f := newFake(t, httptest.NewServer)
-	seen := 0
+	var seen atomic.Int32
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodConnect {
 			w.WriteHeader(http.StatusBadGateway)
 			return
 		}
-		seen++
+		seen.Add(1)
 		f.ServeHTTP(w, r)
 	}))
 	defer proxy.Close()
@@ -646,11 +647,11 @@ func TestPlainHTTP(t *testing.T) {
 			Registries: map[string]config.Registry{test.host: {PlainHTTP: test.plain}},
 			Proxy:      config.Proxy{HTTP: proxy.URL, HTTPS: proxy.URL},
 		}
-		seen = 0
+		seen.Store(0)
 		c, _ := newClient(t, cfg, nil)
 		_, err := c.Manifest(t.Context(), at(test.host), "1")
-		if (err == nil) != test.ok || (seen > 0) != test.ok {
-			t.Errorf("%s, plain %v: %v after %d plain requests", test.host, test.plain, err, seen)
+		if (err == nil) != test.ok || (seen.Load() > 0) != test.ok {
+			t.Errorf("%s, plain %v: %v after %d plain requests", test.host, test.plain, err, seen.Load())
 		}
 	}
 }
