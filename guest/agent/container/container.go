@@ -118,6 +118,15 @@ func (c *Container) make(ctx context.Context) (err error) {
 		return err
 	}
 	c.do(func() error { return removeTree(dir) })
+	ctx, cancel := context.WithCancel(ctx)
+	fetched := c.prefetch(ctx)
+	defer func() {
+		if err != nil {
+			cancel()
+		}
+		fetched()
+		cancel()
+	}()
 	if err := c.namespaces(); err != nil {
 		return err
 	}
