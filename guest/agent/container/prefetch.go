@@ -68,7 +68,7 @@ func (c *Container) prefetch(ctx context.Context) func() {
 	return func() {
 		wg.Wait()
 		for _, done := range releases {
-			done()
+			_ = done() // the tree has its own use of each and reports its faults
 		}
 	}
 }
