@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"os"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 
@@ -77,21 +76,12 @@ func (a *app) registry(p *spec.Project) (api.Registry, error) {
 	}
 	r := api.Registry{
 		Auth:       map[string]api.Credentials{},
-		HTTPProxy:  firstEnv("HTTP_PROXY", "http_proxy"),
-		HTTPSProxy: firstEnv("HTTPS_PROXY", "https_proxy"),
-		NoProxy:    firstEnv("NO_PROXY", "no_proxy"),
+		HTTPProxy:  c.Proxy.HTTP, // config.yaml, the environment over it
+		HTTPSProxy: c.Proxy.HTTPS,
+		NoProxy:    c.Proxy.NoProxy,
 	}
 	for host, auth := range found {
 		r.Auth[host] = api.Credentials{Username: auth.Username, Password: auth.Password, IdentityToken: auth.IdentityToken, RegistryToken: auth.RegistryToken}
 	}
 	return r, nil
-}
-
-func firstEnv(names ...string) string {
-	for _, n := range names {
-		if v := os.Getenv(n); v != "" {
-			return v
-		}
-	}
-	return ""
 }

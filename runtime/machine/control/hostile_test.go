@@ -164,6 +164,9 @@ func TestMuteAgent(t *testing.T) {
 	agent(t, guest, func(*yamux.Session, *yamux.Stream) { <-release })
 	t.Cleanup(func() { close(release) })
 	c := open(t, host)
+	for c.session.NumStreams() > 0 { // the first request's, still closing
+		time.Sleep(time.Millisecond)
+	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	why := errors.New("why")
 	var wg sync.WaitGroup
