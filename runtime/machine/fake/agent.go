@@ -180,7 +180,7 @@ func (g *Guest) handle(req wire.Request) (result any, after func(*yamux.Stream),
 		if err := decode(req, &s); err != nil {
 			return nil, nil, err
 		}
-		return g.shutdown(s), func(*yamux.Stream) { g.farewell() }, nil
+		return g.shutdown(s), g.farewell, nil
 	case wire.OpSync:
 		return nil, nil, nil
 	case wire.OpStats:
@@ -339,7 +339,17 @@ func (g *Guest) shutdown(s wire.Shutdown) wire.Farewell {
 }
 
 // farewell ends the machine after the reply to a shutdown.
-func (g *Guest) farewell() { g.end(cleanExit) }
+func (g *Guest) farewell(s *yamux.Stream) {
+	// As the real agent: the reply has arrived when the host closes its side too.
+	s.Close()
+	if s.SetReadDeadline(time.Now().Add(farewellWait)) == nil {
+		_, _ = s.Read(make([]byte, 1))
+	}
+	g.end(cleanExit)
+}
+
+// farewellWait bounds the wait for a host that does not close.
+const farewellWait = 2 * time.Second
 
 func (g *Guest) stats() wire.Stats {
 	g.mu.Lock()
