@@ -342,8 +342,12 @@ func TestReplug(t *testing.T) {
 		s := newSwitch(t, "n")
 		attach(t, s, "b", "n", 1, macB, ipB)
 		attach(t, s, "a", "n", 1, macA, ipA)
-		for name, e := range map[string]*machineEnd{"b": b, "a": a} {
-			if err := s.Plug(name, e.ours); err != nil {
+		// The receiver first: what is for a machine that is not plugged is dropped.
+		for _, e := range []struct {
+			name string
+			end  *machineEnd
+		}{{"b", b}, {"a", a}} {
+			if err := s.Plug(e.name, e.end.ours); err != nil {
 				t.Fatal(err)
 			}
 		}
