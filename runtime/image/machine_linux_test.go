@@ -17,6 +17,8 @@ import (
 
 	"github.com/stackvm/stack/guest"
 	"github.com/stackvm/stack/runtime/image/erofstest"
+	"github.com/stackvm/stack/runtime/machine"
+	"github.com/stackvm/stack/runtime/machine/qemu"
 )
 
 // kernel is the guest's kernel, or that of STACK_TEST_KERNEL.
@@ -36,7 +38,7 @@ func kernel(t *testing.T) string {
 // with what go-erofs reads in the same bytes.
 func TestDiskInAMachine(t *testing.T) {
 	vmlinux := kernel(t)
-	qemu, err := exec.LookPath("qemu-system-x86_64")
+	program, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
 		t.Skipf("no machine to mount the disk in: %v", err)
 	}
@@ -71,13 +73,14 @@ func TestDiskInAMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	var names []string
+	var extents []machine.Extent
 	flat, err := os.Create(filepath.Join(dir, "flat"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer flat.Close()
 	for _, e := range d.Extents {
-		names = append(names, e.Path)
+		names, extents = append(names, e.Path), append(extents, machine.Extent(e))
 		b, err := os.ReadFile(e.Path)
 		if err != nil {
 			t.Fatal(err)
@@ -87,7 +90,7 @@ func TestDiskInAMachine(t *testing.T) {
 		}
 	}
 	var vmdk bytes.Buffer
-	if err := WriteVMDK(&vmdk, d, names); err != nil {
+	if err := qemu.WriteVMDK(&vmdk, extents, names); err != nil {
 		t.Fatal(err)
 	}
 	descriptor := filepath.Join(dir, "disk.vmdk")
@@ -101,7 +104,7 @@ func TestDiskInAMachine(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // of emulation, on a busy host
 	defer cancel()
-	out, err := exec.CommandContext(ctx, qemu,
+	out, err := exec.CommandContext(ctx, program,
 		"-M", "microvm,acpi=off,rtc=on", "-accel", "tcg", "-cpu", "max", "-m", "256", "-no-reboot", "-nodefaults", "-no-user-config",
 		"-display", "none", "-serial", "stdio", "-kernel", vmlinux, "-initrd", initramfs,
 		"-append", "console=ttyS0 quiet reboot=t panic=-1",

@@ -980,27 +980,6 @@ func TestParseRef(t *testing.T) {
 	}
 }
 
-func TestWriteVMDK(t *testing.T) {
-	d := Disk{Extents: []Extent{{"meta", 8192}, {"blob", 3 << 30}}}
-	var b bytes.Buffer
-	if err := WriteVMDK(&b, d, []string{"/dev/fdset/1", "/a b/c"}); err != nil {
-		t.Fatal(err)
-	}
-	want := "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"twoGbMaxExtentFlat\"\n" +
-		"RW 16 FLAT \"/dev/fdset/1\" 0\nRW 6291456 FLAT \"/a b/c\" 0\n"
-	if diff := cmp.Diff(want, b.String()); diff != "" {
-		t.Error(diff)
-	}
-	for _, names := range [][]string{nil, {"a"}, {"a", ""}, {"a", "b\"c"}, {"a", "b\nc"}, {"a", strings.Repeat("x", 512)}} {
-		if err := WriteVMDK(io.Discard, d, names); err == nil {
-			t.Errorf("names %q are accepted", names)
-		}
-	}
-	if err := WriteVMDK(io.Discard, Disk{Extents: []Extent{{"a", 100}}}, []string{"a"}); err == nil {
-		t.Error("an extent of 100 bytes is accepted")
-	}
-}
-
 // FuzzDescribe: whatever a registry sends as manifest and configuration, it is
 // refused or an image whose numbers can be relied on.
 func FuzzDescribe(f *testing.F) {

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
@@ -212,20 +211,14 @@ func (m *Machine) freeTargetLocked() (int, error) {
 	return 0, fmt.Errorf("the machine has %d disks, the most it can", maxTargets)
 }
 
-// vmdk returns a descriptor that joins extents, in a file without a name. QEMU
-// 7.2 counts the first extent twice when an empty line precedes it.
+// vmdk returns WriteVMDK's descriptor in a file without a name.
 func vmdk(extents []machine.Extent, names []string) (*os.File, error) {
-	var b strings.Builder
-	b.WriteString("# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"twoGbMaxExtentFlat\"\n")
-	for i, e := range extents {
-		fmt.Fprintf(&b, "RW %d FLAT %q 0\n", e.Bytes/512, names[i])
-	}
 	fd, err := unix.MemfdCreate("vmdk", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("making a disk descriptor: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "vmdk")
-	if _, err := io.WriteString(f, b.String()); err != nil {
+	if err := WriteVMDK(f, extents, names); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("making a disk descriptor: %w", err)
 	}

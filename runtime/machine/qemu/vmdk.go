@@ -1,25 +1,29 @@
-package image
+//go:build linux
+
+package qemu
 
 import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/stackvm/stack/runtime/machine"
 )
 
-// WriteVMDK writes the text descriptor by which QEMU reads the disk's extents as
-// one. names, one per extent, are what QEMU opens: paths, or /dev/fdset/N for
+// WriteVMDK writes the text descriptor by which QEMU reads extents as one
+// disk. names, one per extent, are what QEMU opens: paths, or /dev/fdset/N for
 // descriptors handed over.
 //
 // QEMU 7.2 counts the first extent twice if a blank line precedes it, knows
 // extents only as RW, and reads names of at most 511 bytes between the quotes.
 // The disk is attached read-only, so RW promises nothing.
-func WriteVMDK(w io.Writer, d Disk, names []string) error {
-	if len(names) != len(d.Extents) {
-		return fmt.Errorf("%d names for %d extents", len(names), len(d.Extents))
+func WriteVMDK(w io.Writer, extents []machine.Extent, names []string) error {
+	if len(names) != len(extents) {
+		return fmt.Errorf("%d names for %d extents", len(names), len(extents))
 	}
 	var b strings.Builder
 	b.WriteString("# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"twoGbMaxExtentFlat\"\n")
-	for n, e := range d.Extents {
+	for n, e := range extents {
 		if e.Bytes <= 0 || e.Bytes%512 != 0 {
 			return fmt.Errorf("extent of %d bytes", e.Bytes)
 		}
