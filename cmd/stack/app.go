@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/stackvm/stack/cmd/stack/render"
+	"github.com/stackvm/stack/runtime/api"
 	"github.com/stackvm/stack/spec"
 )
 
@@ -188,6 +189,17 @@ func (a *app) projectOrName(ctx context.Context, services []string) (*spec.Proje
 		return nil, name, nil
 	}
 	return nil, "", err
+}
+
+// reach is projectOrName and a connection to the supervisor, for commands about
+// what exists.
+func (a *app) reach(ctx context.Context, services []string) (*spec.Project, string, *api.Client, error) {
+	p, name, err := a.projectOrName(ctx, services)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	c, err := a.connect(ctx)
+	return p, name, c, err
 }
 
 // colour reports whether w may get ANSI control characters.

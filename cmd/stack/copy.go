@@ -27,11 +27,7 @@ func (a *app) cp() *cobra.Command {
 			case from == "" && to == "":
 				return errors.New("unknown copy direction: name a service, as SERVICE:PATH, on one side")
 			}
-			_, name, err := a.projectOrName(ctx, nil)
-			if err != nil {
-				return err
-			}
-			c, err := a.connect(ctx)
+			_, name, c, err := a.reach(ctx, nil)
 			if err != nil {
 				return err
 			}

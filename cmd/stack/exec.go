@@ -24,11 +24,7 @@ func (a *app) exec() *cobra.Command {
 		Short: "Run a command in a running container",
 		Args:  cobra.MinimumNArgs(2),
 		RunE: interruptible(func(ctx context.Context, args []string) error {
-			_, name, err := a.projectOrName(ctx, nil)
-			if err != nil {
-				return err
-			}
-			c, err := a.connect(ctx)
+			_, name, c, err := a.reach(ctx, nil)
 			if err != nil {
 				return err
 			}

@@ -16,11 +16,7 @@ import (
 // change carries out a command on a project that may have no file: the
 // supervisor then goes by what it recorded.
 func (a *app) change(ctx context.Context, services []string, change api.Apply) error {
-	p, name, err := a.projectOrName(ctx, services)
-	if err != nil {
-		return err
-	}
-	c, err := a.connect(ctx)
+	p, name, c, err := a.reach(ctx, services)
 	if err != nil {
 		return err
 	}
@@ -93,11 +89,7 @@ func (a *app) rm() *cobra.Command {
 		Use:   "rm [SERVICE...]",
 		Short: "Remove stopped containers",
 		RunE: interruptible(func(ctx context.Context, services []string) error {
-			p, name, err := a.projectOrName(ctx, services)
-			if err != nil {
-				return err
-			}
-			c, err := a.connect(ctx)
+			p, name, c, err := a.reach(ctx, services)
 			if err != nil {
 				return err
 			}
@@ -145,11 +137,7 @@ func (a *app) kill() *cobra.Command {
 		Use:   "kill [SERVICE...]",
 		Short: "Send a signal to the processes of services, SIGKILL unless another is named",
 		RunE: interruptible(func(ctx context.Context, services []string) error {
-			_, name, err := a.projectOrName(ctx, services)
-			if err != nil {
-				return err
-			}
-			c, err := a.connect(ctx)
+			_, name, c, err := a.reach(ctx, services)
 			if err != nil {
 				return err
 			}

@@ -15,11 +15,7 @@ func (a *app) top() *cobra.Command {
 		Use:   "top [SERVICE...]",
 		Short: "Display the running processes",
 		RunE: interruptible(func(ctx context.Context, services []string) error {
-			_, name, err := a.projectOrName(ctx, nil)
-			if err != nil {
-				return err
-			}
-			c, err := a.connect(ctx)
+			_, name, c, err := a.reach(ctx, nil)
 			if err != nil {
 				return err
 			}
