@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -166,7 +165,7 @@ func (a *app) host() doctor.Host {
 			}
 			return g.Digest, g.Dir, nil
 		},
-		FreeBytes: func() (int64, string, error) { return freeBytes(dirs.Data) },
+		FreeBytes: func() (int64, string, error) { return supervisor.FreeBytes(dirs.Data) },
 		Landlock:  sandbox.ABI,
 		Settings: func() ([]doctor.Setting, error) {
 			var all []doctor.Setting
@@ -185,20 +184,4 @@ func (a *app) host() doctor.Host {
 		},
 	}
 	return h
-}
-
-// freeBytes is the space left for the user in dir, or where dir will be made.
-func freeBytes(dir string) (int64, string, error) {
-	for {
-		var st unix.Statfs_t
-		err := unix.Statfs(dir, &st)
-		if err == nil {
-			return int64(st.Bavail) * int64(st.Bsize), dir, nil
-		}
-		parent := filepath.Dir(dir)
-		if !errors.Is(err, fs.ErrNotExist) || parent == dir {
-			return 0, dir, fmt.Errorf("looking at the space in %s: %w", dir, err)
-		}
-		dir = parent
-	}
 }

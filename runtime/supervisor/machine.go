@@ -632,7 +632,7 @@ func (s *Supervisor) notices(h *hosted) {
 			}
 		case <-space:
 			space = nil
-			if free, err := freeBytes(s.opt.State.Dir()); err == nil && free < resumeBytes {
+			if free, _, err := FreeBytes(s.opt.State.Dir()); err == nil && free < resumeBytes {
 				space = time.After(spaceInterval)
 				continue
 			}
@@ -651,16 +651,20 @@ func (s *Supervisor) notices(h *hosted) {
 // run on.
 const resumeBytes = 64 << 20
 
-func freeBytes(dir string) (int64, error) {
+// FreeBytes is the space left for this user in dir, or where dir will be made,
+// and that directory.
+func FreeBytes(dir string) (free int64, at string, err error) {
 	var st unix.Statfs_t
 	for {
 		err := unix.Statfs(dir, &st)
 		switch {
+		case err == nil:
+			return int64(st.Bavail) * int64(st.Bsize), dir, nil
 		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.ENOENT) && dir != "/":
+		case errors.Is(err, unix.ENOENT) && dir != filepath.Dir(dir):
 			dir = filepath.Dir(dir)
 		default:
-			return int64(st.Bavail) * int64(st.Bsize), err
+			return 0, dir, fmt.Errorf("looking at the space in %s: %w", dir, err)
 		}
 	}
 }

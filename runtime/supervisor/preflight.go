@@ -77,7 +77,7 @@ func (s *Supervisor) preflight(p *spec.Project, plan planner.Plan) (warnings []s
 	if _, err := s.opt.Guest(); err != nil {
 		faults = append(faults, err)
 	}
-	if free, err := freeBytes(s.opt.State.Dir()); err == nil && free < lowSpace {
+	if free, _, err := FreeBytes(s.opt.State.Dir()); err == nil && free < lowSpace {
 		warnings = append(warnings, fmt.Sprintf("only %s are free on the host: machines are paused when it is full", units.BytesSize(float64(free))))
 	}
 	if p == nil {
