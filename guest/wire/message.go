@@ -96,6 +96,7 @@ type ErrorCode string
 const (
 	CodeNotFound   ErrorCode = "not-found"   // no such container, exec or path
 	CodeConflict   ErrorCode = "conflict"    // wrong state for the operation
+	CodeRunning    ErrorCode = "running"     // OpStart of a container that runs
 	CodeNoCommand  ErrorCode = "no-command"  // executable not found: exit status 127
 	CodeCannotExec ErrorCode = "cannot-exec" // executable not runnable: exit status 126
 	CodeInvalid    ErrorCode = "invalid"     // the request itself is wrong

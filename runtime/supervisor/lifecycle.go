@@ -467,6 +467,11 @@ func (s *Supervisor) run(ctx context.Context, r *replica) (err error) {
 	}
 	s.mu.Unlock()
 	started, err := h.client.Start(ctx, rec.ID)
+	if e, ok := errors.AsType[*wire.Error](err); ok && e.Code == wire.CodeRunning {
+		// The start that an earlier supervisor asked for as it died came through
+		// after this one had looked.
+		err = nil
+	}
 	s.mu.Lock()
 	r.starting = false
 	early := r.early

@@ -34,7 +34,7 @@ func (c *Container) Start() (wire.Started, error) {
 	case gone:
 		return wire.Started{}, &wire.Error{Code: wire.CodeNotFound, Message: fmt.Sprintf("container %s was removed", c.spec.Name)}
 	case running:
-		return wire.Started{}, &wire.Error{Code: wire.CodeConflict, Message: fmt.Sprintf("container %s is running", c.spec.Name)}
+		return wire.Started{}, &wire.Error{Code: wire.CodeRunning, Message: fmt.Sprintf("container %s is running", c.spec.Name)}
 	}
 	r, err := c.launch()
 	at := time.Now()

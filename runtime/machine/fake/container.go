@@ -200,7 +200,7 @@ func (g *Guest) start(ref wire.ContainerRef) (any, error) {
 	case g.stopped:
 		return nil, fault(wire.CodeConflict, "the machine is shutting down")
 	case c.state == wire.StateRunning:
-		return nil, fault(wire.CodeConflict, "container %s is running", c.spec.Name)
+		return nil, fault(wire.CodeRunning, "container %s is running", c.spec.Name)
 	}
 	if err := runnable(c.spec.Args[0]); err != nil {
 		return nil, err

@@ -114,8 +114,8 @@ func TestContainerLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(wire.EventState, wire.StateRunning)
-	if _, err := r.Start(r.ctx, id); code(err) != wire.CodeConflict {
-		t.Errorf("second Start = %v, want a conflict", err)
+	if _, err := r.Start(r.ctx, id); code(err) != wire.CodeRunning {
+		t.Errorf("second Start = %v, want that it runs already", err)
 	}
 	r.guest.SetHealth("web", wire.HealthUnhealthy, "refused")
 	if e := want(wire.EventHealth, ""); e.Health != wire.HealthUnhealthy || e.Output != "refused" || e.FailingStreak != 1 {
