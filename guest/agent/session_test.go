@@ -172,10 +172,17 @@ func TestStreams(t *testing.T) {
 	c.Args = []string{"tail", "/dev/zero"}
 	c.Limits = wire.Limits{MemoryBytes: 32 << 20, SwapBytes: 32 << 20}
 	start(c)
-	m.Await(events, func(e wire.Event) bool { return e.Kind == wire.EventOOM && e.Container == idA })
-	if status = exit(idA); status.Code != 137 || !status.OOM {
-		t.Errorf("out of memory: %+v", status)
+	kills := 0
+	ended := m.Await(events, func(e wire.Event) bool {
+		if e.Kind == wire.EventOOM && e.Container == idA {
+			kills++
+		}
+		return e.Container == idA && e.State == wire.StateExited
+	})
+	if ended.Exit.Code != 137 || !ended.Exit.OOM || kills != 1 {
+		t.Errorf("out of memory: %+v after %d reports of a kill", ended.Exit, kills)
 	}
+	m.Call(wire.OpRemove, wire.ContainerRef{ID: idA}, nil)
 
 	// What cannot be run.
 	c = shell(idA, "")

@@ -57,6 +57,7 @@ type run struct {
 	proc  *process.Process
 	stdio *stdio
 	oom   int64 // kills counted before it began
+	told  int64 // kills counted when one was last reported; guarded by the container's mu
 	done  chan struct{}
 
 	unprobe func() // ends the probe and waits for it
@@ -212,11 +213,23 @@ func (c *Container) namespaces() error {
 // oomKilled is called when the kernel counted a memory event in the group.
 func (c *Container) oomKilled() {
 	c.mu.Lock()
-	r := c.run
-	c.mu.Unlock()
-	if r != nil && c.group.OOMKills() > r.oom {
+	defer c.mu.Unlock()
+	if c.run != nil {
+		c.reportOOM(c.run)
+	}
+}
+
+// reportOOM reports the kills in r that were not reported yet, and whether there
+// was one at all. The kernel holds its notifications back for some milliseconds:
+// the end of a run asks too, so that the kill that ended it is reported before
+// the end. The caller holds mu.
+func (c *Container) reportOOM(r *run) bool {
+	kills := c.group.OOMKills()
+	if kills > r.told {
+		r.told = kills
 		c.set.machine.Emit(wire.Event{Kind: wire.EventOOM, Container: c.spec.ID, At: time.Now(), Message: "a process was killed: the container's memory limit is reached"})
 	}
+	return kills > r.oom
 }
 
 // removeTree removes a directory of the agent's tmpfs. It never enters another

@@ -120,7 +120,8 @@ func (c *Container) launch() (*run, error) {
 		}
 		defer at.PIDNS.Close()
 	}
-	r := &run{oom: c.group.OOMKills(), done: make(chan struct{}), unprobe: func() {}}
+	kills := c.group.OOMKills()
+	r := &run{oom: kills, told: kills, done: make(chan struct{}), unprobe: func() {}}
 	if !c.spec.TTY {
 		if r.stdio, err = newStdio(c.spec.Stdin, spec.UID); err != nil {
 			return nil, err
@@ -204,8 +205,9 @@ func (c *Container) wait(r *run) {
 		fmt.Fprintf(os.Stderr, "agent: container %s: the host has not taken its last output yet\n", c.spec.Name)
 	}
 	cancel()
-	status := wire.ExitStatus{Code: code, At: at, OOM: c.group.OOMKills() > r.oom}
+	status := wire.ExitStatus{Code: code, At: at}
 	c.mu.Lock()
+	status.OOM = c.reportOOM(r)
 	c.run, c.state, c.exit = nil, wire.StateExited, status
 	close(r.done)
 	close(c.ended)
