@@ -37,7 +37,7 @@ func TestMounts(t *testing.T) {
 	c.WorkingDir = "/new/dir"
 	c.ShmSize = 8 << 20
 	c.Mounts = []wire.Mount{
-		{Kind: wire.MountVolume, Source: "vol", Target: "/var/lib/data", Bytes: 64 << 20},
+		{Kind: wire.MountVolume, Source: "vol", Target: "/var/lib/data", Bytes: 64 << 20}, // the other mount of it asks for less
 		{Kind: wire.MountTmpfs, Target: "/escape/inside", Bytes: 1 << 20, Mode: 0o750, UID: 1000, GID: 2000},
 		{Kind: wire.MountTmpfs, Target: "/up/there"},
 		{Kind: wire.MountVolume, Source: "vol", Target: "/up/there/vol", ReadOnly: true},
@@ -64,6 +64,17 @@ func TestMounts(t *testing.T) {
 	check("cat /image/passwd | head -c 4; touch /image/x 2>/dev/null || echo ro", "rootro")
 	check("cat /run/secrets/password; stat -c ' %a %u:%g' /run/secrets/password; cat /etc/app.conf; (echo > /etc/app.conf) 2>/dev/null || echo ro", "hunter2 400 1000:2000\nx = 1\nro")
 	check("readlink /etc/resolv.conf; cat /etc/resolv.conf", "/run/dangling/resolv.conf\noptions ndots:0")
+	// A second user who asks for more gets it while the first has the disk.
+	d := shell(idB, "trap exit TERM; while :; do sleep 1000 & wait; done")
+	d.Root.Scratch = ""
+	d.Mounts = []wire.Mount{{Kind: wire.MountVolume, Source: "vol", Target: "/vol", Bytes: 112 << 20}}
+	m.Call(wire.OpCreate, d, nil)
+	m.Call(wire.OpStart, wire.ContainerRef{ID: idB}, nil)
+	if got := strings.TrimSpace(m.Sh(idB, "df -m /vol | awk 'END{print ($2>90)}'; cat /vol/seed")); got != "1\nfrom the image" {
+		t.Errorf("grown by a second user: %q", got)
+	}
+	m.Call(wire.OpStop, wire.Stop{ID: idB, Grace: boottest.Patience}, nil)
+	m.Call(wire.OpRemove, wire.ContainerRef{ID: idB}, nil)
 	// Started again: what is volatile is empty, what lies in a volume, or below a
 	// mount in a tmpfs, is not.
 	check("touch /dev/shm/x /up/there/x /escape/inside/x; echo kept > /kept", "")

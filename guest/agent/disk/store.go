@@ -30,10 +30,15 @@ type Mount struct {
 	Dev      uint64 // device number of the disk
 	Writable bool
 
-	store *Store
-	ready chan struct{} // closed when mounting ended
-	err   error
-	users int
+	store  *Store
+	device string        // its name below /dev
+	ready  chan struct{} // closed when mounting ended
+	err    error
+	users  int
+
+	growing sync.Mutex
+	size    int64 // the largest asked for; guarded by growing
+	eager   bool  // no lazy initialisation is under way; guarded by growing
 }
 
 // New returns a store that mounts below dir.
@@ -48,27 +53,53 @@ func (s *Store) Image(ctx context.Context, serial string) (*Mount, error) {
 	})
 }
 
+// A fault of the medium must not be written over.
+const (
+	ext4Flags   = unix.MS_NODEV | unix.MS_NOATIME
+	ext4Options = "errors=remount-ro,discard"
+)
+
 // Writable mounts an ext4 disk and grows its file system to size bytes, or
-// leaves it when size is 0 or not more than it has.
+// leaves it when size is 0 or not more than it has. Of several users of one disk
+// the largest size counts, whoever comes first.
 func (s *Store) Writable(ctx context.Context, serial string, size int64) (*Mount, error) {
-	return s.acquire(ctx, serial, true, func(device, dir string) error {
-		// A fault of the medium must not be written over.
-		const flags, options = unix.MS_NODEV | unix.MS_NOATIME, "errors=remount-ro,discard"
-		if err := unix.Mount(device, dir, "ext4", flags, options); err != nil {
+	m, err := s.acquire(ctx, serial, true, func(device, dir string) error {
+		return unix.Mount(device, dir, "ext4", ext4Flags, ext4Options)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := m.growTo(size); err != nil {
+		_ = m.Release()
+		return nil, fmt.Errorf("disk %q: %w", serial, err)
+	}
+	return m, nil
+}
+
+// growTo grows the file system to size bytes and ends the lazy initialisation of
+// inode tables, which would write to every group of a sparse disk. That is
+// switched off only afterwards: growing without it writes all of the new tables
+// at once (256 MiB for 16 GiB).
+func (m *Mount) growTo(size int64) error {
+	m.growing.Lock()
+	defer m.growing.Unlock()
+	if m.eager && size <= m.size {
+		return nil
+	}
+	if m.eager {
+		if err := unix.Mount("", m.Dir, "", unix.MS_REMOUNT|ext4Flags, "init_itable,"+ext4Options); err != nil {
 			return err
 		}
-		err := grow(device, dir, size)
-		if err == nil {
-			// Lazy initialisation of inode tables would write to every group of a
-			// sparse disk. It is switched off only now: growing without it writes
-			// all of the new tables at once (256 MiB for 16 GiB).
-			err = unix.Mount("", dir, "", unix.MS_REMOUNT|flags, "noinit_itable,"+options)
-		}
-		if err != nil {
-			unix.Unmount(dir, 0)
-		}
+		m.eager = false
+	}
+	if err := grow("/dev/"+m.device, m.Dir, size); err != nil {
 		return err
-	})
+	}
+	if err := unix.Mount("", m.Dir, "", unix.MS_REMOUNT|ext4Flags, "noinit_itable,"+ext4Options); err != nil {
+		return err
+	}
+	m.size, m.eager = size, true
+	return nil
 }
 
 func (s *Store) acquire(ctx context.Context, serial string, writable bool, mount func(device, dir string) error) (*Mount, error) {
@@ -124,7 +155,7 @@ func (m *Mount) mount(ctx context.Context, mount func(device, dir string) error)
 	if err := unix.Stat(device, &st); err != nil {
 		return fmt.Errorf("device %s: %w", name, err)
 	}
-	m.Dev = st.Rdev
+	m.Dev, m.device = st.Rdev, name
 	if err := os.MkdirAll(m.Dir, 0o700); err != nil {
 		return err
 	}
