@@ -75,6 +75,11 @@ func (s *Server) local(q *dns.Msg, client netip.Addr) *dns.Msg {
 	if !s.zone.Forwards(client) || name == "localhost" || single(name, question.Qtype) {
 		return s.answer(q, dns.RcodeNameError)
 	}
+	if !q.RecursionDesired {
+		// What the asker does not want fetched is not fetched: so an agent whose
+		// container has resolvers of its own learns which names are not ours.
+		return s.answer(q, dns.RcodeRefused)
+	}
 	return nil
 }
 

@@ -171,6 +171,40 @@ func TestReply(t *testing.T) {
 	}
 }
 
+// TestNoRecursion: who asks without RD gets what the network knows itself, and
+// the outside is not asked.
+func TestNoRecursion(t *testing.T) {
+	up := &script{asked: make(chan string, 100), reply: one}
+	s := NewServer(zoneForTests, up, nil)
+	defer s.Close()
+	for _, tc := range []struct {
+		name  string
+		qtype uint16
+		from  netip.Addr
+		want  string
+	}{
+		{"web", dns.TypeA, client, "NOERROR 10.0.0.7"},
+		{"web", dns.TypeMX, client, "NOERROR"},
+		{"7.0.0.10.in-addr.arpa", dns.TypePTR, client, "NOERROR web.shop."},
+		{"77.0.0.10.in-addr.arpa", dns.TypePTR, client, "NXDOMAIN"},
+		{"nosuch", dns.TypeA, client, "NXDOMAIN"},
+		{"com", dns.TypeNS, client, "REFUSED"},
+		{"example.com", dns.TypeA, client, "REFUSED"},
+		{"7.2.0.192.in-addr.arpa", dns.TypePTR, client, "REFUSED"},
+		{"example.com", dns.TypeA, inside, "NXDOMAIN"},
+	} {
+		q := query(tc.name, tc.qtype)
+		q.RecursionDesired = false
+		if got := summary(ask(t, s, tc.from, q, false)); got != tc.want {
+			t.Errorf("%s %s: %s, want %s", tc.name, dns.TypeToString[tc.qtype], got, tc.want)
+		}
+	}
+	close(up.asked)
+	for name := range up.asked {
+		t.Errorf("the outside was asked for %s", name)
+	}
+}
+
 func TestRotation(t *testing.T) {
 	s := NewServer(zoneForTests, &script{}, nil)
 	defer s.Close()
