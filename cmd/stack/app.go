@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/hashicorp/go-multierror"
@@ -173,20 +174,22 @@ func (a *app) loadProject(ctx context.Context, o spec.Options) (*spec.Project, e
 }
 
 // projectOrName is project for commands that make nothing new and also work from
-// what was recorded: with a name and no file, the project is nil.
+// what was recorded: as with docker compose, -p without -f means the project of
+// that name whatever file lies here. Then, and where there is a name and no
+// file, the project is nil.
 func (a *app) projectOrName(ctx context.Context, services []string) (*spec.Project, string, error) {
-	name := a.load.ProjectName
-	if name == "" {
-		name = os.Getenv("COMPOSE_PROJECT_NAME")
+	if name := a.load.ProjectName; name != "" && len(a.load.Files) == 0 {
+		return nil, strings.ToLower(name), nil
 	}
 	o := a.load
 	o.Services, o.NamesOnly = services, true
 	p, err := a.loadProject(ctx, o)
+	name := os.Getenv("COMPOSE_PROJECT_NAME")
 	switch {
 	case err == nil:
 		return p, p.Name, nil
 	case errors.Is(err, spec.ErrNoFile) && name != "":
-		return nil, name, nil
+		return nil, strings.ToLower(name), nil
 	}
 	return nil, "", err
 }

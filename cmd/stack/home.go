@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"io"
 
+	dockerconfig "github.com/docker/cli/cli/config"
+	"github.com/docker/cli/cli/config/configfile"
 	"github.com/google/go-containerregistry/pkg/authn"
 
 	"github.com/stackvm/stack/runtime/api"
@@ -85,3 +88,7 @@ func (a *app) registry(p *spec.Project) (api.Registry, error) {
 	}
 	return r, nil
 }
+
+// dockerConfig is docker's own configuration file, for the formats and keys that
+// its users have set there; what cannot be read sets none.
+func dockerConfig() *configfile.ConfigFile { return dockerconfig.LoadDefaultConfigFile(io.Discard) }

@@ -3,7 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -18,116 +18,171 @@ import (
 	"github.com/stackvm/stack/cmd/stack/render"
 	"github.com/stackvm/stack/planner"
 	"github.com/stackvm/stack/runtime/state"
+	"github.com/stackvm/stack/spec"
 )
 
 func (a *app) ps() *cobra.Command {
-	var all, quiet, services bool
-	var format string
-	var statuses []string
+	var o psOptions
+	var filter string
 	c := &cobra.Command{
 		Use:   "ps [SERVICE...]",
 		Short: "List containers",
 		RunE: interruptible(func(ctx context.Context, names []string) error {
-			replicas, err := a.replicas(ctx, names)
+			if filter != "" {
+				key, status, ok := strings.Cut(filter, "=")
+				switch {
+				case !ok:
+					return errors.New("arguments to --filter should be in form KEY=VAL")
+				case key != "status":
+					return fmt.Errorf("unknown filter %s: the only one is status", key)
+				}
+				o.statuses = append(o.statuses, status)
+			}
+			p, replicas, err := a.projectReplicas(ctx, names)
 			if err != nil {
 				return err
 			}
-			replicas = slices.DeleteFunc(replicas, func(r *state.Replica) bool {
-				if len(statuses) > 0 {
-					return !slices.Contains(statuses, string(r.Status))
-				}
-				return !all && (r.OneOff && r.Status != planner.StatusRunning || r.Status == planner.StatusExited || r.Status == planner.StatusCreated || r.Status == planner.StatusDead)
-			})
-			switch {
-			case quiet:
-				for _, r := range replicas {
-					fmt.Fprintln(a.out, r.ID)
-				}
-				return nil
-			case services:
-				seen := map[string]bool{}
-				for _, r := range replicas {
-					if !seen[r.Service] {
-						seen[r.Service] = true
-						fmt.Fprintln(a.out, r.Service)
-					}
-				}
-				return nil
-			}
-			return a.printReplicas(replicas, format, time.Now())
+			return a.printReplicas(o.choose(p, replicas), o, time.Now())
 		}),
 	}
 	f := c.Flags()
-	f.BoolVarP(&all, "all", "a", false, "show stopped containers too, and those of run")
-	f.BoolVarP(&quiet, "quiet", "q", false, "print ids only")
-	f.BoolVar(&services, "services", false, "print services only")
-	f.StringVar(&format, "format", "table", "`format`: table or json")
-	f.StringArrayVar(&statuses, "status", nil, "show containers of a `status`: paused, restarting, removing, running, dead, created, exited")
+	f.BoolVarP(&o.all, "all", "a", false, "show stopped containers too, and those of run")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "print ids only")
+	f.BoolVar(&o.services, "services", false, "print services only")
+	f.BoolVar(&o.noTrunc, "no-trunc", false, "do not shorten ids, commands and mounts")
+	f.BoolVar(&o.orphans, "orphans", true, "include containers of services that are not in the compose file")
+	f.StringVar(&filter, "filter", "", "show what a `condition` holds for: status=STATUS")
+	f.StringArrayVar(&o.statuses, "status", nil, "show containers of a `status`: paused, restarting, removing, running, dead, created, exited")
+	f.StringVar(&o.format, "format", "", formatHelp)
 	return c
+}
+
+// formatHelp is the help of the flag --format where templates are taken.
+const formatHelp = "`format` of the output: table, table TEMPLATE, json, or a Go TEMPLATE"
+
+// psOptions are what ps was asked for.
+type psOptions struct {
+	all, quiet, services, noTrunc, orphans bool
+	statuses                               []string
+	format                                 string
+}
+
+// choose leaves those of a project's replicas that are to be shown; p may be nil.
+func (o *psOptions) choose(p *spec.Project, replicas []*state.Replica) []*state.Replica {
+	return slices.DeleteFunc(replicas, func(r *state.Replica) bool {
+		if !o.orphans && p != nil && p.Services[r.Service] == nil {
+			return true
+		}
+		if len(o.statuses) > 0 {
+			return !slices.Contains(o.statuses, string(r.Status))
+		}
+		return !o.all && (r.OneOff || !alive(r))
+	})
+}
+
+// alive reports whether a replica is one that docker lists without --all.
+func alive(r *state.Replica) bool {
+	return r.Status == planner.StatusRunning || r.Status == planner.StatusPaused || r.Status == planner.StatusRestarting
 }
 
 // replicas lists a project's replicas from what is recorded, in the order of
 // their names; services that do not exist are an error.
 func (a *app) replicas(ctx context.Context, services []string) ([]*state.Replica, error) {
+	_, replicas, err := a.projectReplicas(ctx, services)
+	return replicas, err
+}
+
+// projectReplicas is replicas with the project, which is nil where no file was
+// read: then every service may be one that has no containers.
+func (a *app) projectReplicas(ctx context.Context, services []string) (*spec.Project, []*state.Replica, error) {
 	p, name, err := a.projectOrName(ctx, nil)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	store, err := a.store()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	replicas, err := store.Settled(name)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, s := range services {
-		known := slices.ContainsFunc(replicas, func(r *state.Replica) bool { return r.Service == s })
-		if p != nil {
-			known = known || p.Services[s] != nil || slices.Contains(p.Disabled, s)
-		}
+		known := p == nil || p.Services[s] != nil || slices.Contains(p.Disabled, s) ||
+			slices.ContainsFunc(replicas, func(r *state.Replica) bool { return r.Service == s })
 		if !known {
-			return nil, fmt.Errorf("no such service: %s", s)
+			return nil, nil, fmt.Errorf("no such service: %s", s)
 		}
 	}
 	if len(services) > 0 {
 		replicas = slices.DeleteFunc(replicas, func(r *state.Replica) bool { return !slices.Contains(services, r.Service) })
 	}
 	slices.SortFunc(replicas, func(x, y *state.Replica) int { return cmp.Compare(x.Name, y.Name) })
-	return replicas, nil
+	return p, replicas, nil
 }
 
-func (a *app) printReplicas(replicas []*state.Replica, format string, now time.Time) error {
-	switch format {
-	case "table", "":
-		var rows [][]string
+// psLayout is compose's, as are the names of the fields.
+var psLayout = render.Layout{
+	Table: "{{.Name}}\t{{.Image}}\t{{.Command}}\t{{.Service}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}",
+	Raw: "container_id: {{.ID}}\nimage: {{.Image}}\ncommand: {{.Command}}\ncreated_at: {{.CreatedAt}}\n" +
+		"state: {{- pad .State 1 0}}\nstatus: {{- pad .Status 1 0}}\nnames: {{.Names}}\nlabels: {{- pad .Labels 1 0}}\nports: {{- pad .Ports 1 0}}\n",
+	Headers: map[string]string{
+		"ID": "CONTAINER ID", "Name": "NAME", "Names": "NAMES", "Project": "PROJECT", "Service": "SERVICE", "Image": "IMAGE",
+		"Command": "COMMAND", "CreatedAt": "CREATED AT", "RunningFor": "CREATED", "Ports": "PORTS", "State": "STATE",
+		"Status": "STATUS", "Size": "SIZE", "Labels": "LABELS", "Engine": "ENGINE", "Health": "HEALTH", "ExitCode": "EXIT CODE",
+		"Mounts": "MOUNTS", "LocalVolumes": "LOCAL VOLUMES", "Networks": "NETWORKS", "Publishers": "PUBLISHERS",
+	},
+}
+
+func (a *app) printReplicas(replicas []*state.Replica, o psOptions, now time.Time) error {
+	switch {
+	case o.quiet:
 		for _, r := range replicas {
-			rows = append(rows, []string{
-				r.Name, r.Image, shortCommand(r.Command), r.Service,
-				units.HumanDuration(now.Sub(r.Created)) + " ago", statusText(r, now), ports(r),
-			})
-		}
-		return render.Table(a.out, []string{"NAME", "IMAGE", "COMMAND", "SERVICE", "CREATED", "STATUS", "PORTS"}, rows)
-	case "json":
-		enc := json.NewEncoder(a.out)
-		enc.SetEscapeHTML(false)
-		for _, r := range replicas {
-			if err := enc.Encode(replicaJSON(r, now)); err != nil {
-				return err
-			}
+			fmt.Fprintln(a.out, r.ID)
 		}
 		return nil
+	case o.services:
+		var names []string
+		for _, r := range replicas {
+			if !slices.Contains(names, r.Service) {
+				names = append(names, r.Service)
+			}
+		}
+		fmt.Fprintln(a.out, strings.Join(names, "\n"))
+		return nil
 	}
-	return fmt.Errorf("format %q: use table or json", format)
+	lines := make([]replicaLine, len(replicas))
+	for i, r := range replicas {
+		lines[i] = newReplicaLine(r, now, !o.noTrunc)
+	}
+	format := o.format
+	if format == "" {
+		format = dockerConfig().PsFormat
+	}
+	return render.Rows(a.out, format, psLayout, lines)
 }
 
-// shortCommand is a command as docker's tables show it: quoted, 20 characters.
-func shortCommand(args []string) string {
-	s := strings.Join(args, " ")
-	if r := []rune(s); len(r) > 20 {
-		s = string(r[:19]) + "…"
+// commandText is a command as docker's tables show it, quoted.
+func commandText(args []string, short bool) string {
+	words := slices.Clone(args)
+	for i, w := range words {
+		if i > 0 && strings.Contains(w, " ") {
+			words[i] = "'" + w + "'"
+		}
+	}
+	s := strings.Join(words, " ")
+	if short {
+		s = ellipsis(s, 20)
 	}
 	return strconv.Quote(s)
+}
+
+// ellipsis shortens s to n characters.
+func ellipsis(s string, n int) string {
+	if r := []rune(s); len(r) > n {
+		return string(r[:n-1]) + "…"
+	}
+	return s
 }
 
 // statusText is a replica's status in docker's words.
@@ -163,16 +218,8 @@ func statusText(r *state.Replica, now time.Time) string {
 	return s
 }
 
-// ports is the PORTS column: published ones, then exposed ones that are not.
-func ports(r *state.Replica) string {
-	var parts []string
-	for _, p := range r.Published {
-		parts = append(parts, fmt.Sprintf("%s->%d/%s", net.JoinHostPort(p.HostIP, strconv.Itoa(int(p.HostPort))), p.Target, p.Protocol))
-	}
-	return strings.Join(parts, ", ")
-}
-
-// publisher is one published port in compose's JSON.
+// publisher is a port of a replica in compose's JSON: one that is published, or
+// with no URL one that is only exposed.
 type publisher struct {
 	URL           string `json:"URL"`
 	TargetPort    uint16 `json:"TargetPort"`
@@ -180,10 +227,77 @@ type publisher struct {
 	Protocol      string `json:"Protocol"`
 }
 
-// replicaLine is a replica in compose's JSON; the field names are its contract.
+// publishers are the ports of a running replica, in docker's order.
+func publishers(r *state.Replica) []publisher {
+	all := []publisher{}
+	if !alive(r) {
+		return all
+	}
+	for _, p := range r.Published {
+		all = append(all, publisher{p.HostIP, p.Target, p.HostPort, p.Protocol})
+	}
+	for _, e := range r.Exposed {
+		target, protocol, _ := strings.Cut(e, "/")
+		n, err := strconv.ParseUint(target, 10, 16)
+		published := func(p publisher) bool { return p.TargetPort == uint16(n) && p.Protocol == protocol }
+		if err == nil && !slices.ContainsFunc(all, published) {
+			all = append(all, publisher{TargetPort: uint16(n), Protocol: protocol})
+		}
+	}
+	slices.SortStableFunc(all, func(x, y publisher) int {
+		return cmp.Or(cmp.Compare(x.TargetPort, y.TargetPort), cmp.Compare(x.URL, y.URL), cmp.Compare(x.PublishedPort, y.PublishedPort), cmp.Compare(x.Protocol, y.Protocol))
+	})
+	return all
+}
+
+// portsText is the column PORTS: ports that follow each other are one range, and
+// those published under another number come last.
+func portsText(all []publisher) string {
+	type portRange struct {
+		at          string
+		protocol    string
+		first, last uint16
+	}
+	var ranges []*portRange // of one address and protocol, the last one still grows
+	var done, mapped []string
+	text := func(g *portRange) string {
+		ports := strconv.Itoa(int(g.first))
+		if g.last > g.first {
+			ports += "-" + strconv.Itoa(int(g.last))
+		}
+		if g.at != "" {
+			ports = net.JoinHostPort(g.at, ports) + "->" + ports
+		}
+		return ports + "/" + g.protocol
+	}
+	for _, p := range all {
+		if p.URL != "" && p.PublishedPort != p.TargetPort {
+			mapped = append(mapped, fmt.Sprintf("%s->%d/%s", net.JoinHostPort(p.URL, strconv.Itoa(int(p.PublishedPort))), p.TargetPort, p.Protocol))
+			continue
+		}
+		i := slices.IndexFunc(ranges, func(g *portRange) bool { return g.at == p.URL && g.protocol == p.Protocol })
+		switch {
+		case i < 0:
+			ranges = append(ranges, &portRange{p.URL, p.Protocol, p.TargetPort, p.TargetPort})
+		case p.TargetPort == ranges[i].last+1:
+			ranges[i].last++
+		default:
+			done = append(done, text(ranges[i]))
+			*ranges[i] = portRange{p.URL, p.Protocol, p.TargetPort, p.TargetPort}
+		}
+	}
+	for _, g := range ranges {
+		done = append(done, text(g))
+	}
+	return strings.Join(append(done, mapped...), ", ")
+}
+
+// replicaLine is a replica in compose's JSON and templates; the field names are
+// its contract.
 type replicaLine struct {
 	Command      string      `json:"Command"`
 	CreatedAt    string      `json:"CreatedAt"`
+	Engine       string      `json:"Engine"` // compose's label for engines other than docker's own
 	ExitCode     int         `json:"ExitCode"`
 	Health       string      `json:"Health"`
 	ID           string      `json:"ID"`
@@ -202,31 +316,43 @@ type replicaLine struct {
 	Size         string      `json:"Size"`
 	State        string      `json:"State"`
 	Status       string      `json:"Status"`
+
+	labels map[string]string
 }
 
-func replicaJSON(r *state.Replica, now time.Time) replicaLine {
+// Label is for templates.
+func (l replicaLine) Label(name string) string { return l.labels[name] }
+
+func newReplicaLine(r *state.Replica, now time.Time, short bool) replicaLine {
+	all := publishers(r)
 	line := replicaLine{
-		Command:    shortCommand(r.Command),
+		Command:    commandText(r.Command, short),
 		CreatedAt:  r.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"),
-		ExitCode:   r.ExitCode,
-		ID:         r.ID[:min(12, len(r.ID))],
+		Engine:     r.Labels["com.docker.compose.engine"],
+		ID:         r.ID,
 		Image:      r.Image,
 		Name:       r.Name,
 		Names:      r.Name,
-		Ports:      ports(r),
+		Ports:      portsText(all),
 		Project:    r.Project,
-		Publishers: []publisher{},
+		Publishers: all,
 		RunningFor: units.HumanDuration(now.Sub(r.Created)) + " ago",
 		Service:    r.Service,
 		Size:       "0B",
 		State:      string(r.Status),
 		Status:     statusText(r, now),
+		labels:     r.Labels,
 	}
-	if r.Health != nil {
-		line.Health = string(r.Health.Status)
+	if short {
+		line.ID = shortID(r.ID)
 	}
-	for _, p := range r.Published {
-		line.Publishers = append(line.Publishers, publisher{p.HostIP, p.Target, p.HostPort, p.Protocol})
+	switch r.Status {
+	case planner.StatusRunning:
+		if r.Health != nil {
+			line.Health = string(r.Health.Status)
+		}
+	case planner.StatusExited, planner.StatusDead:
+		line.ExitCode = r.ExitCode
 	}
 	var labels, mounts, networks []string
 	for _, k := range slices.Sorted(maps.Keys(r.Labels)) {
@@ -234,7 +360,14 @@ func replicaJSON(r *state.Replica, now time.Time) replicaLine {
 	}
 	local := 0
 	for _, m := range r.Mounts {
-		mounts = append(mounts, cmp.Or(m.Volume, m.Source))
+		name := cmp.Or(m.Volume, m.Source)
+		if name == "" { // a tmpfs, which docker does not list
+			continue
+		}
+		if short {
+			name = ellipsis(name, 15)
+		}
+		mounts = append(mounts, name)
 		if m.Volume != "" {
 			local++
 		}
@@ -245,4 +378,10 @@ func replicaJSON(r *state.Replica, now time.Time) replicaLine {
 	line.Labels, line.Mounts, line.Networks = strings.Join(labels, ","), strings.Join(mounts, ","), strings.Join(networks, ",")
 	line.LocalVolumes = strconv.Itoa(local)
 	return line
+}
+
+// shortID is an id as docker's tables show it.
+func shortID(id string) string {
+	id = strings.TrimPrefix(id, "sha256:")
+	return id[:min(12, len(id))]
 }

@@ -78,6 +78,7 @@ type Replica struct {
 	NetworkMode  string        `json:"networkMode,omitempty"`
 	Ports        []PublishSpec `json:"ports,omitempty"`     // as asked for
 	Published    []Published   `json:"published,omitempty"` // as listened on
+	Exposed      []string      `json:"exposed,omitempty"`   // 80/tcp …, of the service and its image
 
 	Status   planner.Status `json:"status"`
 	Started  time.Time      `json:"started,omitzero"`

@@ -9,6 +9,7 @@ import (
 	"path"
 	goruntime "runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -367,6 +368,32 @@ func (s *Supervisor) newRecord(p *spec.Project, svc *spec.Service, img *image.Im
 	for _, port := range svc.Ports {
 		rec.Ports = append(rec.Ports, state.PublishSpec{Port: port, Service: svc.Name})
 	}
+	rec.Exposed = exposed(svc, img.Config)
 	rec.VCPUs, rec.MemoryMiB = s.machineSize(svc)
 	return rec, nil
+}
+
+// exposed are the ports that a service and its image name, as 80/tcp, sorted.
+func exposed(svc *spec.Service, img image.Config) []string {
+	all := slices.Clone(img.ExposedPorts)
+	for _, e := range svc.Expose {
+		ports, protocol, ok := strings.Cut(e, "/")
+		if !ok {
+			protocol = "tcp"
+		}
+		first, last, ranged := strings.Cut(ports, "-")
+		from, err := strconv.ParseUint(first, 10, 16)
+		to := from
+		if err == nil && ranged {
+			to, err = strconv.ParseUint(last, 10, 16)
+		}
+		if err != nil {
+			continue // for people only: nothing depends on it
+		}
+		for ; from <= to; from++ {
+			all = append(all, fmt.Sprintf("%d/%s", from, protocol))
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
