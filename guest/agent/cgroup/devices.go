@@ -161,7 +161,21 @@ func loadProgram(p []byte) (int, error) {
 		kind: unix.BPF_PROG_TYPE_CGROUP_DEVICE, count: uint32(len(p) / 8),
 		program: uint64(uintptr(unsafe.Pointer(&p[0]))), license: uint64(uintptr(unsafe.Pointer(&license[0]))),
 	}
+	// The kernel gives up with EAGAIN when a signal waits while it verifies the
+	// program, as the Go scheduler's own often does on a slow processor.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var all, before unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^all.Val[i]
+	}
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &before); err != nil {
+		return -1, fmt.Errorf("holding back signals: %w", err)
+	}
 	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil); err != nil {
+		runtime.LockOSThread() // for good: the thread is not fit for others
+	}
 	runtime.KeepAlive(p)
 	runtime.KeepAlive(license)
 	if errno != 0 {

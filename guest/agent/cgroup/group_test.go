@@ -4,6 +4,9 @@ package cgroup
 
 import (
 	"encoding/binary"
+	"errors"
+	goruntime "runtime"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -122,4 +125,45 @@ func TestDevices(t *testing.T) {
 			t.Errorf("rule %+v was taken", bad)
 		}
 	}
+}
+
+// The kernel ends the verification of a program when a signal waits, as the Go
+// scheduler's do: loading must not see them.
+func TestLoadUnderSignals(t *testing.T) {
+	program, err := deviceProgram(DefaultDevices, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	load := func() error {
+		fd, err := loadProgram(program)
+		if err == nil {
+			unix.Close(fd)
+		}
+		return err
+	}
+	if err := load(); errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) {
+		t.Skipf("loading a program here: %v", err)
+	}
+	goruntime.LockOSThread()
+	defer goruntime.UnlockOSThread()
+	tid, done := unix.Gettid(), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				_ = unix.Tgkill(unix.Getpid(), tid, unix.SIGURG)
+			}
+		}
+	})
+	for range 300 {
+		if err := load(); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(done)
+	wg.Wait()
 }
