@@ -270,31 +270,6 @@ func (p process) String() string {
 	return fmt.Sprintf("%d %s", p.pid, p.command[:min(len(p.command), 120)])
 }
 
-// processes lists those whose environment names home.
-func processes(home string) []process {
-	var found []process
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		env, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
-		if err != nil || !strings.Contains("\x00"+string(env), "\x00STACK_HOME="+home+"\x00") {
-			continue
-		}
-		cmdline, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err != nil {
-			continue
-		}
-		found = append(found, process{pid, strings.ReplaceAll(string(cmdline), "\x00", " ")})
-	}
-	return found
-}
-
 // awaitNoProcess waits until no process of home is left, and returns those that
 // outlast the wait. Each is waited for by its pidfd: no polling.
 func awaitNoProcess(home string) []process {
