@@ -509,8 +509,8 @@ func (l *loading) placeWarnings() {
 		if name, ok := strings.CutPrefix(w.Text, unsetVariable); ok && w.Pos == (Pos{}) {
 			name, _, _ = strings.Cut(name, "\"")
 			l.warnings[i].Pos = l.x.variableUse(name)
-		} else if m := errorPath.FindStringSubmatch(w.Text); m != nil && w.Pos == (Pos{}) {
-			l.warnings[i].Pos = l.x.find(append([]string{m[1]}, strings.FieldsFunc(m[2], isPathMark)...)...)
+		} else if path := pathIn(w.Text); path != nil && w.Pos == (Pos{}) {
+			l.warnings[i].Pos = l.x.find(path...)
 		}
 	}
 }
