@@ -183,6 +183,7 @@ func TestScripts(t *testing.T) {
 			"eventually": eventually,
 			"qemus":      qemus,
 			"crash":      crash,
+			"faulty":     faulty,
 			"listen":     listen,
 			"udp":        udp,
 		},

@@ -67,7 +67,7 @@ func stepEvent(s *api.StepEvent) render.Event {
 }
 
 func pullEvent(p *api.Progress) render.Event {
-	e := render.Event{ID: "Image " + p.Image, Status: render.Working, Text: p.Text, Current: p.Current, Total: p.Total}
+	e := render.Event{ID: "Image " + p.Image, Status: render.Working, Text: p.Text, Details: p.Details, Current: p.Current, Total: p.Total}
 	if p.Layer != "" {
 		e.ID, e.Parent = p.Layer, e.ID
 	}

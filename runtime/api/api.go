@@ -151,7 +151,8 @@ type StepEvent struct {
 type Progress struct {
 	Image   string `json:"image"`           // reference as asked for
 	Layer   string `json:"layer,omitempty"` // short digest; empty: the image as a whole
-	Text    string `json:"text,omitempty"`  // Pulling fs layer, Downloading, Pull complete, Already exists
+	Text    string `json:"text,omitempty"`  // Pulling fs layer, Downloading, Pull complete, Already exists, Waiting
+	Details string `json:"details,omitempty"`
 	Current int64  `json:"current,omitempty"`
 	Total   int64  `json:"total,omitempty"` // bytes; 0: not known
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -778,6 +779,10 @@ func (s *Supervisor) pull(ctx context.Context, p api.PullImage, reg api.Registry
 	opt := s.pullOptions(p, reg)
 	last := map[string]time.Time{}
 	opt.Progress = func(pr image.Progress) {
+		if pr.Phase == image.Held || pr.Phase == image.Resumed {
+			sendHold(p, pr, send)
+			return
+		}
 		// A terminal redraws ten times a second: more is not seen.
 		now := time.Now()
 		if pr.Phase == image.Downloading && now.Sub(last[pr.Layer]) < 50*time.Millisecond {
@@ -797,6 +802,21 @@ func (s *Supervisor) pull(ctx context.Context, p api.PullImage, reg api.Registry
 	}
 	s.emit(objectEvent("image", "pull", img.ID, p.Reference, "", "", nil))
 	return nil
+}
+
+// sendHold tells that a registry is given a pause, and its end. One that nobody
+// would notice is not worth a line.
+func sendHold(p api.PullImage, pr image.Progress, send func(api.Event)) {
+	e := &api.Progress{Image: p.Reference, Text: "Pulling"}
+	switch hold := pr.Hold; {
+	case pr.Phase != image.Held:
+	case hold.For < time.Second:
+		return
+	default:
+		e.Text = "Waiting"
+		e.Details = fmt.Sprintf("%s: %s answers %d %s", hold.For.Round(time.Second), hold.Host, hold.Status, http.StatusText(hold.Status))
+	}
+	send(api.Event{Kind: api.EventProgress, Progress: e})
 }
 
 func shortDigest(d string) string {

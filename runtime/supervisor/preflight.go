@@ -16,6 +16,7 @@ import (
 	"github.com/docker/go-units"
 
 	"github.com/stackvm/stack/planner"
+	"github.com/stackvm/stack/runtime/image"
 	"github.com/stackvm/stack/runtime/state"
 	"github.com/stackvm/stack/spec"
 )
@@ -35,7 +36,9 @@ func (c *change) resolveImages(ctx context.Context, plan planner.Plan) []error {
 		}
 		wg.Go(func() {
 			p := c.pulled(step)
-			_, err := c.s.opt.Images.Resolve(ctx, p.Reference, c.s.pullOptions(p, c.reg))
+			opt := c.s.pullOptions(p, c.reg)
+			opt.Progress = func(pr image.Progress) { sendHold(p, pr, c.event) }
+			_, err := c.s.opt.Images.Resolve(ctx, p.Reference, opt)
 			if err != nil {
 				mu.Lock()
 				defer mu.Unlock()
