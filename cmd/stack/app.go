@@ -14,7 +14,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/stackvm/stack/cmd/stack/dockercli"
 	"github.com/stackvm/stack/cmd/stack/render"
+	"github.com/stackvm/stack/cmd/stack/version"
 	"github.com/stackvm/stack/runtime/api"
 	"github.com/stackvm/stack/spec"
 )
@@ -47,10 +49,16 @@ type failure struct {
 }
 
 // run executes the command line and returns the exit status.
-func run(args []string) int {
+func run(call dockercli.Call) int {
 	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr}
+	if call.Metadata {
+		return a.report(dockercli.WriteMetadata(a.out, version.Version))
+	}
 	root := a.root()
-	root.SetArgs(args)
+	root.SetArgs(call.Args)
+	if call.As != "" {
+		a.answerAs(root, call.As)
+	}
 	return a.report(root.ExecuteContext(context.Background()))
 }
 
@@ -100,7 +108,7 @@ func (a *app) root() *cobra.Command {
 		SilenceUsage:  true,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return fmt.Errorf("unknown command %q: see stack --help", args[0])
+				return fmt.Errorf("unknown command %q: see %s --help", args[0], cmd.CommandPath())
 			}
 			return nil
 		},
@@ -123,7 +131,7 @@ func (a *app) root() *cobra.Command {
 	f.BoolVar(&a.load.Compatibility, "compatibility", false, "name containers as compose version 1 did")
 	f.StringVar(&a.progress, "progress", "", "`type` of progress output: auto, tty, plain, json, quiet")
 	f.StringVar(&a.ansi, "ansi", "", "when to print ANSI control characters: never, always, auto")
-	f.BoolVar(&a.debug, "debug", false, "print what the program does, to standard error")
+	f.BoolVarP(&a.debug, "debug", "D", false, "print what the program does, to standard error")
 
 	root.AddGroup(
 		&cobra.Group{ID: groupProject, Title: "Projects:"},
