@@ -98,7 +98,8 @@ type change struct {
 	began   time.Time
 
 	mu     sync.Mutex
-	booted []*replica // made in this change, with a machine ahead of their start
+	booted []*replica        // made in this change, with a machine ahead of their start
+	told   map[string]string // notices the client has been told, by container name
 }
 
 func (c *change) event(e api.Event) {
@@ -200,6 +201,7 @@ func (c *change) apply(ctx context.Context, a api.Apply, pid int) error {
 	if plan.Destructive() && a.Confirm != api.ConfirmAll && a.Confirm != digest {
 		return &api.Error{Code: api.CodeConfirm, Message: "the plan destroys data and was not confirmed"}
 	}
+	c.tellNotices()
 	warnings, faults := c.s.preflight(c.project, plan)
 	for _, w := range warnings {
 		c.event(api.Event{Kind: api.EventWarning, Text: w})
@@ -238,6 +240,24 @@ func (c *change) apply(ctx context.Context, a api.Apply, pid int) error {
 
 func starts(plan planner.Plan) bool {
 	return slices.ContainsFunc(plan.Steps, func(s planner.Step) bool { return s.Verb == planner.Start })
+}
+
+// tellNotices says what holds up replicas that run already.
+func (c *change) tellNotices() {
+	notices := map[string]string{}
+	c.s.mu.Lock()
+	for _, r := range c.s.replicas {
+		if r.rec.Project == c.name && r.rec.Notice != "" {
+			notices[r.rec.Name] = r.rec.Notice
+		}
+	}
+	c.s.mu.Unlock()
+	c.mu.Lock()
+	c.told = notices
+	c.mu.Unlock()
+	for _, name := range sortedKeys(notices) {
+		c.warn("container %s: %s", name, notices[name])
+	}
 }
 
 // plan observes and asks the planner. Images whose outcome the plan depends on
@@ -681,7 +701,9 @@ func (c *change) create(ctx context.Context, step planner.Step, old *replica) er
 // longer be.
 func (c *change) wait(ctx context.Context, step planner.Step, r *replica) error {
 	s := c.s
-	told, notice := "", ""
+	c.mu.Lock()
+	told, notice := c.told[step.Name], ""
+	c.mu.Unlock()
 	for {
 		paused, cancel := context.WithCancel(ctx)
 		err := s.await(paused, r, func() (bool, error) {

@@ -80,8 +80,12 @@ func (s *Supervisor) preflight(p *spec.Project, plan planner.Plan) (warnings []s
 	if _, err := s.opt.Guest(); err != nil {
 		faults = append(faults, err)
 	}
-	if free, _, err := FreeBytes(s.opt.State.Dir()); err == nil && free < lowSpace {
-		warnings = append(warnings, fmt.Sprintf("only %s are free on the host: machines are paused when it is full", units.BytesSize(float64(free))))
+	dirs := []string{s.opt.State.Dir()}
+	if s.opt.StoreDir != "" {
+		dirs = append(dirs, s.opt.StoreDir)
+	}
+	if free, at, err := s.leastFree(dirs); err == nil && free < lowSpace {
+		warnings = append(warnings, fmt.Sprintf("only %s are free on the host, in %s: machines are paused when it is full", units.BytesSize(float64(free)), at))
 	}
 	if p == nil {
 		return warnings, faults
