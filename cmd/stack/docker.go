@@ -15,12 +15,15 @@ func (a *app) answerAs(root *cobra.Command, name string) {
 	var docker dockercli.Options
 	docker.Register(root.Flags())
 	root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: name}
-	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
 		debug, err := docker.Apply(os.Getenv)
 		if err != nil {
 			return err
 		}
 		a.debug = a.debug || debug
+		if err := a.settle(cmd); err != nil {
+			return err
+		}
 		return dockercli.Attend(func() { _ = syscall.Kill(os.Getpid(), syscall.SIGTERM) }) // as Ctrl-C would
 	}
 }

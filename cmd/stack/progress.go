@@ -86,7 +86,11 @@ func firstLine(s string) string {
 // apply carries a change out and shows it. A plan with destructive steps is put
 // to the user first, unless the change already has the consent.
 func (a *app) apply(ctx context.Context, c *api.Client, change api.Apply, observe func(api.Event) bool) error {
-	p, err := a.newProgress(string(change.Command), change.DryRun)
+	change.Parallel = a.parallel
+	if a.dryRun {
+		return a.rehearse(ctx, c, change)
+	}
+	p, err := a.newProgress(string(change.Command), false)
 	if err != nil {
 		return err
 	}
@@ -101,6 +105,9 @@ func (a *app) applyTo(ctx context.Context, c *api.Client, change api.Apply, p re
 	err := a.follow(p, c.Apply(ctx, change), func(e api.Event) bool {
 		if e.Kind == api.EventPlan {
 			plan, digest = e.Plan, e.Digest
+			if a.debug {
+				fmt.Fprintf(a.err, "debug: plan:\n%s", plan)
+			}
 		}
 		return observe == nil || observe(e)
 	})

@@ -57,6 +57,8 @@ type Apply struct {
 	Selection planner.Selection   `json:"selection"`
 	// WaitTimeout bounds the steps that Options.Wait or Selection.Wait asks for; 0: not.
 	WaitTimeout time.Duration `json:"waitTimeoutNs,omitempty"`
+	// Parallel bounds the steps that are carried out at a time; below 1: no bound.
+	Parallel int `json:"parallel,omitempty"`
 
 	// DryRun ends the stream after the plan.
 	DryRun bool `json:"dryRun,omitempty"`
@@ -246,6 +248,7 @@ type Run struct {
 type Pull struct {
 	Images         []PullImage `json:"images"`
 	IgnoreFailures bool        `json:"ignoreFailures,omitempty"`
+	Parallel       int         `json:"parallel,omitempty"` // images at a time; below 1: all
 	Registry       Registry    `json:"registry"`
 }
 

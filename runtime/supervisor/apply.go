@@ -95,7 +95,9 @@ type change struct {
 	send    func(api.Event)
 	reg     api.Registry
 	timeout time.Duration // of --wait
-	began   time.Time
+	// parallel bounds the steps under way; below 1: no bound.
+	parallel int
+	began    time.Time
 
 	mu     sync.Mutex
 	booted []*replica        // made in this change, with a machine ahead of their start
@@ -114,7 +116,7 @@ func (c *change) warn(format string, args ...any) {
 // Apply carries a command out and tells send what happens; the last event is
 // EventDone. pid is the client's.
 func (s *Supervisor) Apply(ctx context.Context, a api.Apply, pid int, send func(api.Event)) {
-	c := &change{s: s, project: a.Project, name: a.Name, send: send, reg: a.Registry, timeout: a.WaitTimeout, began: time.Now()}
+	c := &change{s: s, project: a.Project, name: a.Name, send: send, reg: a.Registry, timeout: a.WaitTimeout, parallel: a.Parallel, began: time.Now()}
 	if c.project != nil && c.name == "" {
 		c.name = c.project.Name
 	}
@@ -185,7 +187,7 @@ func (c *change) apply(ctx context.Context, a api.Apply, pid int) error {
 			return err
 		}
 	}
-	a.Options.Now = c.began
+	a.Name, a.Options.Now = c.name, c.began
 	plan, err := c.plan(ctx, a)
 	if err != nil {
 		return &api.Error{Code: api.CodeInvalid, Message: presentable(err).Error()}
@@ -267,37 +269,42 @@ func (c *change) plan(ctx context.Context, a api.Apply) (planner.Plan, error) {
 	if err != nil {
 		return planner.Plan{}, err
 	}
+	plan, err := Plan(st, a)
+	if err != nil {
+		return plan, err
+	}
+	refresh := plan.Refresh()
+	if refresh.Empty() || a.DryRun {
+		return plan, nil
+	}
+	if err := c.run(ctx, refresh); err != nil {
+		return plan, err
+	}
+	if st, err = c.s.Observe(c.name, c.project); err != nil {
+		return plan, err
+	}
+	return Plan(st, a)
+}
+
+// Plan asks the planner for what a command needs, from what was observed.
+func Plan(st planner.State, a api.Apply) (planner.Plan, error) {
 	switch a.Command {
 	case api.Up, api.Create:
-		if c.project == nil {
+		if a.Project == nil {
 			return planner.Plan{}, errors.New("the request has no project")
 		}
 		a.Options.NoStart = a.Options.NoStart || a.Command == api.Create
-		plan, err := planner.Diff(c.project, st, a.Options)
-		if err != nil {
-			return plan, err
-		}
-		refresh := plan.Refresh()
-		if refresh.Empty() || a.DryRun {
-			return plan, nil
-		}
-		if err := c.run(ctx, refresh); err != nil {
-			return plan, err
-		}
-		if st, err = c.s.Observe(c.name, c.project); err != nil {
-			return plan, err
-		}
-		return planner.Diff(c.project, st, a.Options)
+		return planner.Diff(a.Project, st, a.Options)
 	case api.Down:
-		return planner.Down(st, c.project, c.name, a.Down)
+		return planner.Down(st, a.Project, a.Name, a.Down)
 	case api.Stop:
-		return planner.StopAll(st, c.project, c.name, a.Selection)
+		return planner.StopAll(st, a.Project, a.Name, a.Selection)
 	case api.Start:
-		return planner.StartAll(st, c.project, c.name, a.Selection)
+		return planner.StartAll(st, a.Project, a.Name, a.Selection)
 	case api.Restart:
-		return planner.RestartAll(st, c.project, c.name, a.Selection)
+		return planner.RestartAll(st, a.Project, a.Name, a.Selection)
 	case api.Remove:
-		return planner.RemoveAll(st, c.project, c.name, a.Selection)
+		return planner.RemoveAll(st, a.Project, a.Name, a.Selection)
 	}
 	return planner.Plan{}, fmt.Errorf("unknown command %q", a.Command)
 }
@@ -340,9 +347,14 @@ func wanted(p *spec.Project, network string) bool {
 	return false
 }
 
+// ImageFinder is what of an image store observing needs.
+type ImageFinder interface {
+	Get(ref, platform string) (*image.Image, error)
+}
+
 // ObserveFiles is Observe without a supervisor: it changes nothing and starts
 // nothing.
-func ObserveFiles(files *state.Store, volumes Volumes, images Images, name string, p *spec.Project) (planner.State, error) {
+func ObserveFiles(files *state.Store, volumes Volumes, images ImageFinder, name string, p *spec.Project) (planner.State, error) {
 	st, err := files.Observe(name, nil)
 	if err != nil {
 		return st, err
@@ -361,7 +373,7 @@ func ObserveFiles(files *state.Store, volumes Volumes, images Images, name strin
 	return observeStores(st, name, p, volumes, images)
 }
 
-func observeStores(st planner.State, name string, p *spec.Project, volumes Volumes, images Images) (planner.State, error) {
+func observeStores(st planner.State, name string, p *spec.Project, volumes Volumes, images ImageFinder) (planner.State, error) {
 	slices.SortFunc(st.Replicas, func(a, b planner.Replica) int { return strings.Compare(a.Name+a.ID, b.Name+b.ID) })
 	slices.SortFunc(st.Networks, func(a, b planner.Network) int { return strings.Compare(a.Name+a.ID, b.Name+b.ID) })
 	all, err := volumes.List()
@@ -480,7 +492,7 @@ func (c *change) run(ctx context.Context, plan planner.Plan) error {
 		waitCtx, cancel = context.WithTimeoutCause(ctx, c.timeout, fmt.Errorf("timeout waiting for condition: %v have passed", c.timeout))
 		defer cancel()
 	}
-	return engine.Run(waitCtx, plan, c.do, func(r engine.Report) {
+	return engine.RunAtMost(waitCtx, c.parallel, plan, c.do, func(r engine.Report) {
 		step := r.Step
 		e := &api.StepEvent{ID: step.ID, Verb: step.Verb, Noun: step.Noun, Name: step.Name, State: api.StepState(r.State), Text: stepText(step, r.State)}
 		if r.State == engine.Started {
@@ -501,22 +513,13 @@ func (c *change) run(ctx context.Context, plan planner.Plan) error {
 
 // stepText is what compose says of a step.
 func stepText(s planner.Step, st engine.State) string {
-	words, ok := map[planner.Verb][2]string{
-		planner.Pull: {"Pulling", "Pulled"}, planner.Create: {"Creating", "Created"}, planner.Start: {"Starting", "Started"},
-		planner.Stop: {"Stopping", "Stopped"}, planner.Remove: {"Removing", "Removed"}, planner.Recreate: {"Recreate", "Recreated"},
-		planner.Restart: {"Restarting", "Started"}, planner.Wait: {"Waiting", "Healthy"},
-	}[s.Verb]
-	if s.Verb == planner.Wait && s.Condition == spec.ConditionCompleted {
-		words[1] = "Exited"
-	}
-	switch {
-	case !ok:
-		return string(s.Verb)
-	case st == engine.Started:
-		return words[0]
-	case st == engine.Done:
-		return words[1]
-	case st == engine.Skipped:
+	doing, done := s.Words()
+	switch st {
+	case engine.Started:
+		return doing
+	case engine.Done:
+		return done
+	case engine.Skipped:
 		return "Skipped"
 	}
 	return "Error"
@@ -882,7 +885,7 @@ func (s *Supervisor) Pull(ctx context.Context, p api.Pull, send func(api.Event))
 		plan.Steps = append(plan.Steps, planner.Step{ID: len(plan.Steps) + 1, Verb: planner.Pull, Noun: planner.ImageNoun, Name: img.Reference, Service: img.Service, Optional: p.IgnoreFailures})
 	}
 	c := &change{s: s, send: send, reg: p.Registry}
-	err := engine.Run(ctx, plan, func(ctx context.Context, step planner.Step) error {
+	err := engine.RunAtMost(ctx, p.Parallel, plan, func(ctx context.Context, step planner.Step) error {
 		return s.pull(ctx, images[step.Name], p.Registry, c.event)
 	}, func(r engine.Report) {
 		e := &api.StepEvent{ID: r.Step.ID, Verb: r.Step.Verb, Noun: r.Step.Noun, Name: r.Step.Name, State: api.StepState(r.State), Text: stepText(r.Step, r.State)}
