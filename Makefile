@@ -6,7 +6,7 @@ GO          ?= go
 BIN         := $(CURDIR)/bin
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS     := -s -w -X github.com/stackvm/stack/cmd/stack/version.Version=$(VERSION)
-GOBUILD     := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+GOBUILD     := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 TEST_FLAGS  ?=
 
 include guest/kernel/guest.mk
@@ -19,7 +19,7 @@ TEST_DEBS  := e2fsprogs erofs-utils
 DEMO_DEBS  := curl
 DEBS       := $(RUN_DEBS) $(FETCH_DEBS) $(GUEST_DEBS) $(TEST_DEBS) $(DEMO_DEBS)
 
-.PHONY: all build deps demo demo-down test soak lint unit race e2e bench fmt clean help
+.PHONY: all build deps demo demo-down test soak lint unit race e2e bench fmt release install uninstall clean help
 all: build guest
 
 help: ## list the targets
@@ -82,6 +82,10 @@ bench: build guest $(BIN)/benchstat ## speed and memory, for benchstat
 
 fmt: $(BIN)/gofumpt ## format the code
 	$(BIN)/gofumpt -w cmd spec planner runtime network guest examples e2e
+
+release: guest ## make a tarball, a Debian package and their checksums
+	rm -rf $(BIN)/release
+	$(GO) run ./cmd/release -version '$(VERSION)' -out $(BIN)/release
 
 clean: ## remove what build made here (the guest's cache stays)
 	rm -rf $(BIN)
