@@ -19,6 +19,7 @@ import (
 	"github.com/stackvm/stack/cmd/stack/dockercli"
 	"github.com/stackvm/stack/cmd/stack/version"
 	"github.com/stackvm/stack/runtime/api"
+	"github.com/stackvm/stack/runtime/supervisor"
 	"github.com/stackvm/stack/spec"
 )
 
@@ -34,6 +35,7 @@ type app struct {
 	parallel int // steps at a time; below 1: no limit
 	dryRun   bool
 	debug    bool
+	adopt    bool // the project may be another checkout's
 
 	// Deprecated spellings, which scripts still use.
 	noANSI  bool
@@ -153,6 +155,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().BoolVar(&a.dryRun, "dry-run", false, "show what the command would do, and change nothing")
 	f.StringVar(&a.progress, "progress", "", "`type` of progress output: auto, tty, plain, json, quiet")
 	f.StringVar(&a.ansi, "ansi", "", "when to print ANSI control characters: never, always, auto")
+	f.BoolVar(&a.adopt, "adopt", false, "take over the project that another directory of the same name made")
 	f.BoolVarP(&a.debug, "debug", "D", false, "print which files and plan a command works by, to standard error")
 	f.BoolVarP(&a.showVersion, "version", "v", false, "print the version")
 	f.BoolVar(&a.verbose, "verbose", false, "as --debug")
@@ -210,7 +213,17 @@ func (a *app) loadProject(ctx context.Context, o spec.Options) (*spec.Project, e
 	if a.debug && p != nil {
 		fmt.Fprintf(a.err, "debug: project %s in %s: compose files %q, env files %q, services %q\n", p.Name, p.WorkingDir, p.Files, p.EnvFiles, slices.Sorted(maps.Keys(p.Services)))
 	}
-	return p, err
+	if err != nil || a.adopt {
+		return p, err
+	}
+	store, err := a.store()
+	if err != nil {
+		return nil, err
+	}
+	if err := supervisor.OwnCheckout(store, p); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 // projectOrName is project for commands that make nothing new and also work from

@@ -34,7 +34,7 @@ func (a *app) toChange(ctx context.Context) (*api.Client, error) {
 // preview returns the plan of a change, which is not carried out. It starts no
 // supervisor: without one, what is recorded is what there is.
 func (a *app) preview(ctx context.Context, c *api.Client, change api.Apply) (planner.Plan, error) {
-	change.DryRun = true
+	change.DryRun, change.Adopt = true, a.adopt
 	if c == nil {
 		return a.planOffline(change)
 	}

@@ -102,6 +102,7 @@ func (a *app) apply(ctx context.Context, c *api.Client, change api.Apply, observ
 func (a *app) applyTo(ctx context.Context, c *api.Client, change api.Apply, p render.Progress, observe func(api.Event) bool) error {
 	var plan *planner.Plan
 	var digest string
+	change.Adopt = a.adopt
 	err := a.follow(p, c.Apply(ctx, change), func(e api.Event) bool {
 		if e.Kind == api.EventPlan {
 			plan, digest = e.Plan, e.Digest

@@ -66,6 +66,9 @@ type Apply struct {
 	// seen and agreed to, or ConfirmAll. Without it such a plan ends the stream
 	// with CodeConfirm and changes nothing.
 	Confirm string `json:"confirm,omitempty"`
+	// Adopt makes a project this directory's own that has its name from another
+	// directory of the same name.
+	Adopt bool `json:"adopt,omitempty"`
 }
 
 // ConfirmAll agrees to any plan (-y).

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
@@ -182,8 +181,8 @@ func (c *change) apply(ctx context.Context, a api.Apply, pid int) error {
 		}
 		defer release()
 	}
-	if c.project != nil {
-		if err := c.s.ownDirectory(c.project); err != nil {
+	if c.project != nil && !a.Adopt {
+		if err := OwnCheckout(c.s.opt.State, c.project); err != nil {
 			return err
 		}
 	}
@@ -220,7 +219,7 @@ func (c *change) apply(ctx context.Context, a api.Apply, pid int) error {
 		e.Code = api.CodeRefused
 		return e
 	}
-	if !plan.Empty() && (a.Command == api.Up || a.Command == api.Create) {
+	if (!plan.Empty() || a.Adopt) && (a.Command == api.Up || a.Command == api.Create) {
 		if err := c.s.recordProject(c.project); err != nil {
 			return err
 		}
@@ -421,51 +420,13 @@ func observeStores(st planner.State, name string, p *spec.Project, volumes Volum
 	return st, nil
 }
 
-// ownDirectory refuses a project whose name, taken from its directory, is that
-// of another directory's project.
-func (s *Supervisor) ownDirectory(p *spec.Project) error {
-	if p.NameFrom != spec.NameFromDirectory {
-		return nil
-	}
-	rec, err := s.opt.State.Project(p.Name)
-	if notExist(err) || err == nil && (rec.WorkingDir == p.WorkingDir || rec.NameFrom != spec.NameFromDirectory) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	was, err := os.Stat(rec.WorkingDir)
-	if err != nil || !was.IsDir() {
-		return nil //nolint:nilerr // moved, or removed
-	}
-	if now, err := os.Stat(p.WorkingDir); err == nil && os.SameFile(was, now) {
-		return nil
-	}
-	found := false
-	for _, f := range rec.Files {
-		if _, err := os.Stat(f); err == nil {
-			found = true
-		}
-	}
-	if !found {
-		return nil
-	}
-	return &api.Error{
-		Code:    api.CodeRefused,
-		Message: fmt.Sprintf("project %q is that of %s; %s has the same name only because of its directory's", p.Name, rec.WorkingDir, p.WorkingDir),
-		Hint:    "give one of them another name: -p NAME, or name: in its compose file",
-	}
-}
-
 func (s *Supervisor) recordProject(p *spec.Project) error {
 	rec := &state.Project{
 		Name: p.Name, NameFrom: p.NameFrom, WorkingDir: p.WorkingDir, Files: p.Files, EnvFiles: p.EnvFiles,
 		Updated: time.Now(), Desired: p.Redact(),
 	}
 	if info, err := os.Stat(p.WorkingDir); err == nil {
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			rec.DirInode = st.Ino
-		}
+		rec.DirInode = inode(info)
 	}
 	return s.opt.State.PutProject(rec)
 }
@@ -980,8 +941,8 @@ func (s *Supervisor) Run(ctx context.Context, req api.Run, send func(api.Event))
 		if m.name == "" {
 			m.name = fmt.Sprintf("%s-%s-run-%s", req.Project.Name, svc.Name, state.NewID()[:12])
 		}
-		if s.byName(c.name, m.name) != nil {
-			return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("container name %q is in use", m.name)}
+		if held := s.nameHolder(m.name, ""); held != "" {
+			return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("container name %q is already in use by %s", m.name, held), Hint: "give this one another --name, or remove that container"}
 		}
 		if usesVolumes {
 			if up, _, err := s.running(api.Select{Project: req.Project.Name, Services: []string{req.Service}}); err == nil {

@@ -90,6 +90,13 @@ func (s *Supervisor) preflight(p *spec.Project, plan planner.Plan) (warnings []s
 	if p == nil {
 		return warnings, faults
 	}
+	for _, step := range plan.Steps {
+		if svc := p.Services[step.Service]; step.Noun == planner.ReplicaNoun && step.Verb == planner.Create && svc != nil {
+			if held := s.nameHolder(step.Name, p.Name); held != "" {
+				faults = append(faults, nameTaken(svc, step.Name, held))
+			}
+		}
+	}
 	held := s.heldPorts(leaving)
 	wanted := map[socket]*spec.Service{}
 	for _, name := range sortedKeys(p.Services) {
@@ -108,6 +115,31 @@ func (s *Supervisor) preflight(p *spec.Project, plan planner.Plan) (warnings []s
 		}
 	}
 	return warnings, faults
+}
+
+// nameHolder says who has a container name, in any project but one, whose own
+// conflicts the planner finds; "" is nobody.
+func (s *Supervisor) nameHolder(name, except string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.replicas {
+		if r.rec.Name == name && r.rec.Project != except {
+			return fmt.Sprintf("container %s of project %q", r.rec.ID[:12], r.rec.Project)
+		}
+	}
+	return ""
+}
+
+func nameTaken(svc *spec.Service, name, held string) error {
+	pos, ok := svc.Keys["container_name"]
+	if !ok {
+		pos = svc.Pos
+	}
+	return &spec.Error{
+		Pos:  pos,
+		Err:  fmt.Errorf("service %q: container name %q is already in use by %s", svc.Name, name, held),
+		Hint: "remove that container, or give one of them another name",
+	}
 }
 
 // heldPorts are the ports we listen on ourselves, by socket, with the replica's

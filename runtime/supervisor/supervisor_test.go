@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
+	goruntime "runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -383,6 +385,9 @@ func TestPortsAreCheckedBeforeAnythingChanges(t *testing.T) {
 	want := fmt.Sprintf("compose.yaml:7: service \"web\": publishing port %d: address already in use", taken)
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("error %v", err)
+	}
+	if owner := fmt.Sprintf("process %d (", os.Getpid()); goruntime.GOOS == "linux" && !strings.Contains(err.Error(), owner) {
+		t.Errorf("the error does not name %s…) : %v", owner, err)
 	}
 	w.nothingLeft()
 }
