@@ -182,7 +182,7 @@ func (c *converter) service(name string, in types.ServiceConfig) {
 		c.fault(key("pull_policy"), "", "service %q: invalid pull_policy %q", name, in.PullPolicy)
 	}
 	if s.Image == "" && in.Provider == nil {
-		c.fault(key("image"), "", "service %q has neither an image nor a build context specified", name)
+		c.fault(key(), "", "service %q has neither an image nor a build context specified", name)
 	}
 	if in.Image != "" {
 		if _, err := reference.ParseDockerRef(in.Image); err != nil {
@@ -194,9 +194,9 @@ func (c *converter) service(name string, in types.ServiceConfig) {
 	}
 	c.hostName(key("hostname"), name, in.Hostname)
 	c.hostName(key("domainname"), name, in.DomainName)
-	for i, addr := range in.DNS {
+	for _, addr := range in.DNS {
 		if net.ParseIP(addr) == nil {
-			c.fault(key("dns", strconv.Itoa(i)), "", "service %q: dns: %q is no IP address", name, addr)
+			c.fault(key("dns"), "", "service %q: dns: %q is no IP address", name, addr)
 		}
 	}
 	for attr, args := range map[string][]string{"command": in.Command, "entrypoint": in.Entrypoint} {
@@ -214,8 +214,6 @@ func (c *converter) service(name string, in types.ServiceConfig) {
 	s.Configs = c.refs(name, "configs", refsOf(in.Configs))
 	s.Secrets = c.refs(name, "secrets", refsOf(in.Secrets))
 	c.attachments(s, in)
-	c.staticAddresses(s)
-	c.values(name, in)
 	c.ports(s, in.Ports)
 	for _, host := range sortedKeys(in.ExtraHosts) {
 		c.hostName(key("extra_hosts", host), name, host)
@@ -435,7 +433,7 @@ func (c *converter) ulimits(s *Service, in map[string]*types.UlimitsConfig) {
 			l.Soft, l.Hard = int64(u.Single), int64(u.Single)
 		}
 		if l.Hard != -1 && (l.Soft == -1 || l.Soft > l.Hard) {
-			c.fault(append(at, "soft"), "", "service %q: ulimit %s: soft limit %d is above the hard limit %d", s.Name, name, l.Soft, l.Hard)
+			c.fault(at, "", "service %q: ulimit %s: soft limit %d is above the hard limit %d", s.Name, name, l.Soft, l.Hard)
 		}
 		s.Ulimits = append(s.Ulimits, l)
 	}
@@ -462,7 +460,7 @@ func (c *converter) mounts(s *Service, in types.ServiceConfig) {
 		at := []string{"services", s.Name, "volumes", "@" + v.Target}
 		m := Mount{Type: MountType(v.Type), Source: v.Source, Target: v.Target, ReadOnly: v.ReadOnly, Pos: c.x.find(at...)}
 		if !path.IsAbs(v.Target) || path.Clean(v.Target) == "/" {
-			c.fault(append(at, "target"), "", "service %q: mount target %q must be an absolute path, and not /", s.Name, v.Target)
+			c.fault(at, "", "service %q: mount target %q must be an absolute path, and not /", s.Name, v.Target)
 		}
 		switch v.Type {
 		case types.VolumeTypeBind:
@@ -713,14 +711,14 @@ func (c *converter) ports(s *Service, in []types.ServicePortConfig) {
 		out := Port{Target: uint16(p.Target), Protocol: first(p.Protocol, "tcp"), Name: p.Name, Pos: c.x.find(at...)}
 		switch {
 		case p.Target == 0 || p.Target > 65535:
-			c.fault(append(at, "target"), "", "service %q: port %d is not in 1-65535", s.Name, p.Target)
+			c.fault(at, "", "service %q: port %d is not in 1-65535", s.Name, p.Target)
 		case out.Protocol != "tcp" && out.Protocol != "udp":
-			c.fault(append(at, "protocol"), "", "service %q: publishing %s ports is not supported", s.Name, out.Protocol)
+			c.fault(at, "", "service %q: publishing %s ports is not supported", s.Name, out.Protocol)
 		}
 		if p.HostIP != "" {
 			ip, err := netip.ParseAddr(p.HostIP)
 			if err != nil {
-				c.fault(append(at, "host_ip"), "", "service %q: invalid ip address: %s", s.Name, p.HostIP)
+				c.fault(at, "", "service %q: invalid ip address: %s", s.Name, p.HostIP)
 			}
 			if !ip.IsUnspecified() || ip.Is6() {
 				out.HostIP = ip
@@ -731,7 +729,7 @@ func (c *converter) ports(s *Service, in []types.ServicePortConfig) {
 		}
 		var err error
 		if out.Published, out.PublishedEnd, err = parsePublished(p.Published); err != nil {
-			c.fault(append(at, "published"), "", "service %q: published port %q: %w", s.Name, p.Published, err)
+			c.fault(at, "", "service %q: published port %q: %w", s.Name, p.Published, err)
 		}
 		s.Ports = append(s.Ports, out)
 	}
@@ -882,12 +880,21 @@ func (c *converter) volume(key string, in types.VolumeConfig) {
 }
 
 func (c *converter) volumeSize(at []string, key, v string) int64 {
-	n, err := units.RAMInBytes(v)
-	if err != nil || n < MinVolumeBytes || n > 1<<50 {
-		c.fault(at, "write it like 20g", "volume %q: size %q is no size of at least 256 MiB", key, v)
-		return 0
+	n, err := VolumeBytes(v)
+	if err != nil {
+		c.fault(at, "write it like 20g", "volume %q: %v", key, err)
 	}
-	return (n + blockBytes - 1) / blockBytes * blockBytes
+	return n
+}
+
+// VolumeBytes reads the size of a volume, like 20g, and rounds it up to whole
+// blocks.
+func VolumeBytes(size string) (int64, error) {
+	n, err := units.RAMInBytes(size)
+	if err != nil || n < MinVolumeBytes || n > 1<<50 {
+		return 0, fmt.Errorf("size %q is no size of at least 256 MiB", size)
+	}
+	return (n + blockBytes - 1) / blockBytes * blockBytes, nil
 }
 
 // MinVolumeBytes is the size of the file system that a volume begins as, and

@@ -1,13 +1,9 @@
 // Command stack runs compose projects, every service in its own micro-VM.
 package main
 
-import (
-	"os"
-
-	"github.com/stackvm/stack/cmd/stack/dockercli"
-)
+import "os"
 
 func main() {
 	reexecuted()
-	os.Exit(run(dockercli.Parse(os.Args, os.Getenv)))
+	os.Exit(run(os.Args[1:]))
 }

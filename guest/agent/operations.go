@@ -85,6 +85,9 @@ func init() { // a literal would refer to itself through handle
 		wire.OpGet:  (*Agent).get,
 		wire.OpStat: simple((*Agent).stat),
 
+		wire.OpVolumeGet: (*Agent).getVolume,
+		wire.OpVolumePut: (*Agent).putVolume,
+
 		wire.OpInvalidate: simple((*Agent).shareChanged),
 
 		wire.OpConnect: simple((*Agent).connect),
@@ -281,6 +284,58 @@ func (a *Agent) put(c *call) {
 	if err == nil {
 		reply(c.stream, nil, nil)
 	}
+}
+
+func (a *Agent) getVolume(c *call) {
+	in := new(wire.Volume)
+	err := c.decode(in)
+	var v *container.Volume
+	if err == nil {
+		v, err = a.volume(in)
+	}
+	if err != nil {
+		reply(c.stream, nil, err)
+		return
+	}
+	defer v.Close()
+	if reply(c.stream, nil, nil) == nil {
+		_ = v.Get(c.stream) // its end tells how that went
+	}
+}
+
+func (a *Agent) putVolume(c *call) {
+	in := new(wire.Volume)
+	err := c.decode(in)
+	var v *container.Volume
+	if err == nil {
+		v, err = a.volume(in)
+	}
+	if err == nil {
+		if err = v.CanPut(in.Force); err != nil {
+			v.Close()
+		}
+	}
+	if reply(c.stream, nil, err) != nil || err != nil {
+		return
+	}
+	err = v.Put(c.stream)
+	// The last word is said once nothing is to be written any more.
+	if closed := v.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		reply(c.stream, nil, err)
+	}
+	_, _ = io.Copy(io.Discard, c.stream) // a tar ends before its stream does
+	if err == nil {
+		reply(c.stream, nil, nil)
+	}
+}
+
+func (a *Agent) volume(in *wire.Volume) (*container.Volume, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), deviceWait)
+	defer cancel()
+	return container.OpenVolume(ctx, a.disks, in)
 }
 
 func (a *Agent) top(_ context.Context, ref *wire.ContainerRef) (*wire.Top, error) {

@@ -209,8 +209,6 @@ type ExitStatus struct {
 	At   time.Time `json:"at"`
 	// Error says why it could not be run; Code is then 126 or 127.
 	Error string `json:"error,omitempty"`
-	// LogSeq is the number of the last log record of a container's run.
-	LogSeq uint64 `json:"logSeq,omitempty"`
 }
 
 // Exec runs a command inside a running container.
@@ -257,6 +255,15 @@ type Archive struct {
 	Path       string `json:"path"`
 	FollowLink bool   `json:"followLink,omitempty"`
 	CopyUIDGID bool   `json:"copyUidGid,omitempty"`
+}
+
+// Volume names a volume's disk for copying all that is in it.
+type Volume struct {
+	Serial string `json:"serial"`
+	Bytes  int64  `json:"bytes,omitempty"` // of the file system, as for Mount
+	// Force makes OpVolumePut add to files that are there, which it refuses
+	// otherwise with CodeConflict.
+	Force bool `json:"force,omitempty"`
 }
 
 // ArchiveStat describes the path that was asked for.
@@ -327,6 +334,7 @@ const (
 	EventState  EventKind = "state"  // a container changed state
 	EventHealth EventKind = "health" // a probe's verdict changed, or failed
 	EventOOM    EventKind = "oom"    // the kernel killed for memory in a container's cgroup
+	EventDisk   EventKind = "disk"   // a disk is full, or cannot be synced
 	EventReady  EventKind = "ready"  // the snapshot is complete
 )
 
@@ -341,6 +349,7 @@ type Event struct {
 	Health        Health      `json:"health,omitempty"`
 	Output        string      `json:"output,omitempty"` // of the probe, at most 4096 bytes
 	FailingStreak int         `json:"failingStreak,omitempty"`
+	Message       string      `json:"message,omitempty"`
 }
 
 // State is a container's, as the agent knows it.

@@ -57,8 +57,6 @@ type Apply struct {
 	Selection planner.Selection   `json:"selection"`
 	// WaitTimeout bounds the steps that Options.Wait or Selection.Wait asks for; 0: not.
 	WaitTimeout time.Duration `json:"waitTimeoutNs,omitempty"`
-	// Parallel bounds the steps that are carried out at a time; below 1: no bound.
-	Parallel int `json:"parallel,omitempty"`
 
 	// DryRun ends the stream after the plan.
 	DryRun bool `json:"dryRun,omitempty"`
@@ -66,9 +64,6 @@ type Apply struct {
 	// seen and agreed to, or ConfirmAll. Without it such a plan ends the stream
 	// with CodeConfirm and changes nothing.
 	Confirm string `json:"confirm,omitempty"`
-	// Adopt makes a project this directory's own that has its name from another
-	// directory of the same name.
-	Adopt bool `json:"adopt,omitempty"`
 }
 
 // ConfirmAll agrees to any plan (-y).
@@ -156,8 +151,7 @@ type StepEvent struct {
 type Progress struct {
 	Image   string `json:"image"`           // reference as asked for
 	Layer   string `json:"layer,omitempty"` // short digest; empty: the image as a whole
-	Text    string `json:"text,omitempty"`  // Pulling fs layer, Downloading, Pull complete, Already exists, Waiting
-	Details string `json:"details,omitempty"`
+	Text    string `json:"text,omitempty"`  // Pulling fs layer, Downloading, Pull complete, Already exists
 	Current int64  `json:"current,omitempty"`
 	Total   int64  `json:"total,omitempty"` // bytes; 0: not known
 }
@@ -251,7 +245,6 @@ type Run struct {
 type Pull struct {
 	Images         []PullImage `json:"images"`
 	IgnoreFailures bool        `json:"ignoreFailures,omitempty"`
-	Parallel       int         `json:"parallel,omitempty"` // images at a time; below 1: all
 	Registry       Registry    `json:"registry"`
 }
 
@@ -341,6 +334,25 @@ type Archive struct {
 	Path       string `json:"path"`
 	FollowLink bool   `json:"followLink,omitempty"`
 	CopyUIDGID bool   `json:"copyUidGid,omitempty"`
+}
+
+// VolumeRef names a volume.
+type VolumeRef struct {
+	Name string `json:"name"`
+}
+
+// VolumeCreate makes a volume that no compose file asks for.
+type VolumeCreate struct {
+	Name    string            `json:"name,omitempty"` // empty: a random one
+	Labels  map[string]string `json:"labels,omitempty"`
+	Options map[string]string `json:"options,omitempty"` // driver options, for whoever looks at it
+	Bytes   int64             `json:"bytes,omitempty"`   // 0: volume.DefaultBytes
+}
+
+// VolumeImport fills a volume from the tar that follows.
+type VolumeImport struct {
+	Name  string `json:"name"`
+	Force bool   `json:"force,omitempty"` // although it is not empty
 }
 
 // Replica is a replica as recorded: what ps shows.

@@ -295,11 +295,15 @@ func (c *Client) Get(ctx context.Context, a Archive) (wire.ArchiveStat, io.ReadC
 
 // Put extracts a tar stream into a directory of a replica.
 func (c *Client) Put(ctx context.Context, a Archive, tar io.Reader) error {
-	head, err := json.Marshal(a)
+	return c.send(ctx, PathPut, a, tar)
+}
+
+func (c *Client) send(ctx context.Context, path string, v any, tar io.Reader) error {
+	head, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	req, err := c.request(ctx, PathPut, tar)
+	req, err := c.request(ctx, path, tar)
 	if err != nil {
 		return err
 	}
@@ -309,6 +313,32 @@ func (c *Client) Put(ctx context.Context, a Archive, tar io.Reader) error {
 		return err
 	}
 	return resp.Body.Close()
+}
+
+// CreateVolume makes a volume and returns its name.
+func (c *Client) CreateVolume(ctx context.Context, v VolumeCreate) (string, error) {
+	ref, err := ask[VolumeRef](ctx, c, PathVolumeCreate, v)
+	return ref.Name, err
+}
+
+// RemoveVolume removes a volume with its data.
+func (c *Client) RemoveVolume(ctx context.Context, name string) error {
+	return c.call(ctx, PathVolumeRemove, VolumeRef{Name: name}, nil)
+}
+
+// ExportVolume reads all that is in a volume as a tar stream, which the caller
+// closes.
+func (c *Client) ExportVolume(ctx context.Context, name string) (io.ReadCloser, error) {
+	resp, err := c.post(ctx, PathVolumeExport, VolumeRef{Name: name}) //nolint:bodyclose // the caller closes it
+	if err != nil {
+		return nil, err
+	}
+	return &trailingError{resp}, nil
+}
+
+// ImportVolume unpacks a tar stream into a volume.
+func (c *Client) ImportVolume(ctx context.Context, v VolumeImport, tar io.Reader) error {
+	return c.send(ctx, PathVolumeImport, v, tar)
 }
 
 // Exec runs a command in a replica. The connection carries wire frames, the
@@ -540,11 +570,11 @@ func SetArchive(h http.Header, v any) error {
 	return err
 }
 
-// ArchiveOf reads the Archive of a put request.
-func ArchiveOf(r *http.Request) (Archive, error) {
-	var a Archive
-	if err := json.Unmarshal([]byte(r.Header.Get(headerArchive)), &a); err != nil {
-		return a, &Error{Code: CodeInvalid, Message: fmt.Sprintf("decoding the request: %v", err)}
+// HeaderOf reads what a request with a tar stream says in its header.
+func HeaderOf[T any](r *http.Request) (T, error) {
+	var v T
+	if err := json.Unmarshal([]byte(r.Header.Get(headerArchive)), &v); err != nil {
+		return v, &Error{Code: CodeInvalid, Message: fmt.Sprintf("decoding the request: %v", err)}
 	}
-	return a, nil
+	return v, nil
 }

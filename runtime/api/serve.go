@@ -13,27 +13,31 @@ import (
 
 // Paths of the protocol, below http://supervisor.
 const (
-	PathInfo     = "/v1/info"     // GET -> Info
-	PathApply    = "/v1/apply"    // POST Apply -> Events
-	PathPlan     = "/v1/plan"     // POST Apply -> Events, DryRun forced
-	PathPull     = "/v1/pull"     // POST Pull -> Events
-	PathRun      = "/v1/run"      // POST Run -> Events
-	PathReplicas = "/v1/replicas" // POST Select -> []Replica
-	PathStart    = "/v1/start"    // POST Select -> nothing: starts a created one-off
-	PathKill     = "/v1/kill"     // POST Kill -> []ReplicaRef
-	PathWait     = "/v1/wait"     // POST Select -> wire.ExitStatus, once the replica has ended
-	PathDelete   = "/v1/delete"   // POST Select -> nothing: removes an ended or created one-off
-	PathExec     = "/v1/exec"     // POST Exec -> 101, frames
-	PathAttach   = "/v1/attach"   // POST Attach -> 101, frames
-	PathLogs     = "/v1/logs"     // POST LogQuery -> LogEntries
-	PathEvents   = "/v1/events"   // POST EventsQuery -> ObjectEvents
-	PathTop      = "/v1/top"      // POST Select -> []Top
-	PathStats    = "/v1/stats"    // POST Select -> []Stats
-	PathGet      = "/v1/get"      // POST Archive -> header ArchiveStat, tar
-	PathPut      = "/v1/put"      // POST tar, header Archive -> nothing
-	PathStat     = "/v1/stat"     // POST Archive -> wire.ArchiveStat
-	PathUpgrade  = "/v1/upgrade"  // POST Upgrade -> nothing, the connection closes when it has handed over
-	PathShutdown = "/v1/shutdown" // POST -> nothing: ends a supervisor that keeps no machine
+	PathInfo         = "/v1/info"          // GET -> Info
+	PathApply        = "/v1/apply"         // POST Apply -> Events
+	PathPlan         = "/v1/plan"          // POST Apply -> Events, DryRun forced
+	PathPull         = "/v1/pull"          // POST Pull -> Events
+	PathRun          = "/v1/run"           // POST Run -> Events
+	PathReplicas     = "/v1/replicas"      // POST Select -> []Replica
+	PathStart        = "/v1/start"         // POST Select -> nothing: starts a created one-off
+	PathKill         = "/v1/kill"          // POST Kill -> []ReplicaRef
+	PathWait         = "/v1/wait"          // POST Select -> wire.ExitStatus, once the replica has ended
+	PathDelete       = "/v1/delete"        // POST Select -> nothing: removes an ended or created one-off
+	PathExec         = "/v1/exec"          // POST Exec -> 101, frames
+	PathAttach       = "/v1/attach"        // POST Attach -> 101, frames
+	PathLogs         = "/v1/logs"          // POST LogQuery -> LogEntries
+	PathEvents       = "/v1/events"        // POST EventsQuery -> ObjectEvents
+	PathTop          = "/v1/top"           // POST Select -> []Top
+	PathStats        = "/v1/stats"         // POST Select -> []Stats
+	PathGet          = "/v1/get"           // POST Archive -> header ArchiveStat, tar
+	PathPut          = "/v1/put"           // POST tar, header Archive -> nothing
+	PathStat         = "/v1/stat"          // POST Archive -> wire.ArchiveStat
+	PathVolumeCreate = "/v1/volume/create" // POST VolumeCreate -> VolumeRef
+	PathVolumeRemove = "/v1/volume/remove" // POST VolumeRef -> nothing
+	PathVolumeExport = "/v1/volume/export" // POST VolumeRef -> tar
+	PathVolumeImport = "/v1/volume/import" // POST tar, header VolumeImport -> nothing
+	PathUpgrade      = "/v1/upgrade"       // POST Upgrade -> nothing, the connection closes when it has handed over
+	PathShutdown     = "/v1/shutdown"      // POST -> nothing: ends a supervisor that keeps no machine
 )
 
 // Upgrade asks a supervisor to hand over to another build.
@@ -43,7 +47,7 @@ type Upgrade struct {
 }
 
 const (
-	headerArchive = "X-Stack-Archive" // JSON of Archive or wire.ArchiveStat
+	headerArchive = "X-Stack-Archive" // JSON of what goes with a tar stream
 	headerVersion = "X-Stack-Version" // the client's api Version
 	upgradeProto  = "stack-frames"
 

@@ -36,14 +36,7 @@ type Report struct {
 // report is called from one goroutine at a time, before a step begins and after
 // it has ended; every step is reported as done, failed or skipped exactly once.
 func Run(ctx context.Context, plan planner.Plan, do func(context.Context, planner.Step) error, report func(Report)) error {
-	return RunAtMost(ctx, 0, plan, do, report)
-}
-
-// RunAtMost is Run with at most limit steps under way at a time; below 1: no
-// limit. A wait does not count: what it waits for may need the room.
-func RunAtMost(ctx context.Context, limit int, plan planner.Plan, do func(context.Context, planner.Step) error, report func(Report)) error {
 	r := run{
-		limit:   limit,
 		steps:   plan.Steps,
 		missing: make([]int, len(plan.Steps)),
 		next:    make([][]int, len(plan.Steps)),
@@ -66,7 +59,6 @@ func RunAtMost(ctx context.Context, limit int, plan planner.Plan, do func(contex
 }
 
 type run struct {
-	limit   int
 	steps   []planner.Step
 	missing []int   // needs that are not done, by step
 	next    [][]int // steps that need it, by step
@@ -85,15 +77,9 @@ func (r *run) all(ctx context.Context, do func(context.Context, planner.Step) er
 	lasting := context.WithoutCancel(ctx)
 
 	begun := make([]bool, len(r.steps))
-	running, busy := 0, 0 // busy: those that count
-	var held []int        // ready, but there is no room
+	running := 0
 	var first error
 	begin := func(i int) {
-		counts := r.steps[i].Verb != planner.Wait
-		if counts && r.limit > 0 && busy >= r.limit {
-			held = append(held, i)
-			return
-		}
 		if first == nil && ctx.Err() != nil {
 			first = context.Cause(ctx)
 		}
@@ -102,9 +88,6 @@ func (r *run) all(ctx context.Context, do func(context.Context, planner.Step) er
 		}
 		begun[i] = true
 		running++
-		if counts {
-			busy++
-		}
 		step, stepCtx := r.steps[i], lasting
 		if step.Verb == planner.Wait || step.Verb == planner.Pull {
 			stepCtx = interruptible
@@ -131,36 +114,26 @@ func (r *run) all(ctx context.Context, do func(context.Context, planner.Step) er
 		}
 		running--
 		step := r.steps[res.step]
-		if step.Verb != planner.Wait {
-			busy--
-		}
-		failed := false
 		switch {
 		case res.err == nil:
 			r.report(Report{Step: step, State: Done})
 		case first != nil && errors.Is(res.err, context.Canceled):
 			r.report(Report{Step: step, State: Skipped}) // a wait or pull cut short
-			failed = true
+			continue
 		default:
 			r.report(Report{Step: step, State: Failed, Err: res.err, Tolerated: step.Optional})
-			if failed = !step.Optional; failed {
+			if !step.Optional {
 				if first == nil {
 					first = res.err
 				}
 				cancel(context.Canceled)
+				continue
 			}
 		}
-		ready := held
-		held = nil
-		if !failed {
-			for _, n := range r.next[res.step] {
-				if r.missing[n]--; r.missing[n] == 0 {
-					ready = append(ready, n)
-				}
+		for _, n := range r.next[res.step] {
+			if r.missing[n]--; r.missing[n] == 0 {
+				begin(n)
 			}
-		}
-		for _, n := range ready {
-			begin(n)
 		}
 	}
 	for i, b := range begun {

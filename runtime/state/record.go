@@ -2,6 +2,7 @@ package state
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/stackvm/stack/guest/wire"
@@ -108,6 +109,11 @@ type MountUse struct {
 	Source    string         `json:"source,omitempty"` // host path or image reference
 	Target    string         `json:"target"`
 	ReadOnly  bool           `json:"readOnly,omitempty"`
+}
+
+// Uses tells whether a replica mounts a volume, running or not.
+func (r *Replica) Uses(volume string) bool {
+	return slices.ContainsFunc(r.Mounts, func(m MountUse) bool { return m.Type == spec.MountVolume && m.Volume == volume })
 }
 
 // Endpoint is a replica's place on a network, its addresses leased.

@@ -170,6 +170,10 @@ func (s *Supervisor) handler() http.Handler {
 		}
 		return nothing{}, err
 	}))
+	handle(api.PathVolumeCreate, answer(s.createVolume))
+	handle(api.PathVolumeRemove, answer(s.deleteVolume))
+	handle(api.PathVolumeExport, s.serveExport)
+	handle(api.PathVolumeImport, s.serveImport)
 	handle(api.PathKill, answer(s.killReplicas))
 	handle(api.PathTop, answer(s.top))
 	handle(api.PathStats, answer(s.stats))
@@ -217,9 +221,40 @@ func (s *Supervisor) serveGet(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Supervisor) servePut(w http.ResponseWriter, r *http.Request) {
-	a, err := api.ArchiveOf(r)
+	a, err := api.HeaderOf[api.Archive](r)
 	if err == nil {
 		err = s.put(r.Context(), a, r.Body)
+	}
+	if err != nil {
+		api.WriteError(w, 0, err)
+		return
+	}
+	api.WriteJSON(w, nothing{})
+}
+
+func (s *Supervisor) serveExport(w http.ResponseWriter, r *http.Request) {
+	var ref api.VolumeRef
+	if err := api.ReadRequest(r, &ref); err != nil {
+		api.WriteError(w, 0, err)
+		return
+	}
+	tar, done, err := s.exportVolume(r.Context(), ref.Name)
+	if err != nil {
+		api.WriteError(w, 0, err)
+		return
+	}
+	w.Header().Set("Trailer", api.TrailerError)
+	w.Header().Set("Content-Type", "application/x-tar")
+	_, err = io.Copy(w, tar)
+	if err = errors.Join(err, tar.Close(), done()); err != nil {
+		w.Header().Set(api.TrailerError, err.Error())
+	}
+}
+
+func (s *Supervisor) serveImport(w http.ResponseWriter, r *http.Request) {
+	req, err := api.HeaderOf[api.VolumeImport](r)
+	if err == nil {
+		err = s.importVolume(r.Context(), req, r.Body)
 	}
 	if err != nil {
 		api.WriteError(w, 0, err)

@@ -53,6 +53,7 @@ type Volume struct {
 	Hash      string            `json:"hash,omitempty"`    // of the definition it was made from
 	Anonymous bool              `json:"anonymous,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
+	Options   map[string]string `json:"options,omitempty"` // driver options it was asked for with
 	Created   time.Time         `json:"created"`
 	Bytes     int64             `json:"bytes"` // of the disk as the machine sees it
 
@@ -83,6 +84,18 @@ const (
 	lockFile   = "lock"
 	holderFile = "holder"
 )
+
+// Used is how much of the host's disk the volume occupies.
+func (v *Volume) Used() (int64, error) {
+	info, err := os.Stat(v.Disk)
+	if err != nil {
+		return 0, fmt.Errorf("measuring volume %q: %w", v.Name, err)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return st.Blocks * 512, nil // stat(2): in units of 512 bytes, whatever the file system's
+	}
+	return info.Size(), nil
+}
 
 // tempPrefix starts the names of volumes in the making; no volume can have it.
 const tempPrefix = ".new-"

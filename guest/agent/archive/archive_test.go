@@ -185,3 +185,94 @@ func FuzzPut(f *testing.F) {
 		}
 	})
 }
+
+// What Tree writes, Fill makes again: owners, modes, times, attributes, links,
+// of the root too, and holes stay holes.
+func TestTreeAndFill(t *testing.T) {
+	dir, _ := place(t)
+	files := filepath.Join(dir, "dir")
+	root, err := inroot.Open(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := os.WriteFile(filepath.Join(files, "hole"), []byte("begin"), 0o604); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(files, "hole"), 8<<20); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{
+		os.Link(filepath.Join(files, "file"), filepath.Join(files, "second")),
+		os.Chmod(files, 0o2750), os.Chmod(filepath.Join(files, "sub"), 0o1777),
+		os.Chtimes(files, time.Unix(5, 0), time.Unix(1e9, 123456789)),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if os.Getuid() == 0 {
+		for _, name := range []string{"", "sub", "file"} {
+			if err := os.Chown(filepath.Join(files, name), 70, 71); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Chmod(files, 0o2750); err != nil { // chown may have cleared a bit
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(files, time.Unix(5, 0), time.Unix(1e9, 123456789)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	attributes := true
+	for _, name := range []string{"", "file"} {
+		if err := unix.Setxattr(filepath.Join(files, name), "user.note", []byte("a=b\x00c"), 0); err == unix.ENOTSUP {
+			attributes = false // of the file system that the test has
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var b bytes.Buffer
+	if err := Tree(root, &b); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "out")
+	if err := os.Mkdir(out, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	to, err := inroot.Open(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	whole := b.Bytes()
+	if err := Fill(to, bytes.NewReader(whole)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"", "file", "second", "sub", "sub/deep", "up", "hole"} {
+		var was, is unix.Stat_t
+		if err := unix.Lstat(filepath.Join(files, name), &was); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Lstat(filepath.Join(out, name), &is); err != nil {
+			t.Errorf("%q: %v", name, err)
+			continue
+		}
+		if was.Mode != is.Mode || was.Uid != is.Uid || was.Gid != is.Gid || was.Mtim != is.Mtim || was.Mode&unix.S_IFMT == unix.S_IFREG && was.Size != is.Size || is.Nlink != was.Nlink {
+			t.Errorf("%q: %+v, was %+v", name, is, was)
+		}
+	}
+	for _, name := range []string{"", "file"} {
+		value := make([]byte, 100)
+		if n, err := unix.Getxattr(filepath.Join(out, name), "user.note", value); attributes && (err != nil || string(value[:n]) != "a=b\x00c") {
+			t.Errorf("attribute of %q: %v, %q", name, err, value[:max(n, 0)])
+		}
+	}
+	var hole unix.Stat_t
+	if err := unix.Stat(filepath.Join(out, "hole"), &hole); err != nil || hole.Blocks*512 > 1<<20 {
+		t.Errorf("the hole takes %d bytes, %v", hole.Blocks*512, err)
+	}
+	if err := Fill(to, bytes.NewReader(whole[:len(whole)/2])); err == nil {
+		t.Error("half an archive: no error")
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/stackvm/stack/guest/agent/inroot"
@@ -37,7 +38,31 @@ func Get(root *inroot.Root, name string, follow bool, ready func(*wire.ArchiveSt
 		err = t.Close()
 	}
 	if err != nil {
-		_, _ = w.Write([]byte{0xff}) // no header, and no end
+		// No header, and no end; behind the padding, which readers do not insist on.
+		_ = t.Flush()
+		_, _ = w.Write([]byte{0xff})
+	}
+	return err
+}
+
+// Tree writes all that is below root to w as a tar whose entries begin with
+// "./", the root's own first. Unlike Get it keeps every extended attribute and
+// times to the nanosecond. After an error in the middle the tar ends so that no
+// reader takes it for whole.
+func Tree(root *inroot.Root, w io.Writer) error {
+	f, err := root.Open("/", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	t := &writer{Writer: tar.NewWriter(w), links: make(map[[2]uint64]string), whole: true}
+	if err = t.entry(int(f.Fd()), ".", "."); err == nil {
+		err = t.Close()
+	}
+	if err != nil {
+		// No header, and no end; behind the padding, which readers do not insist on.
+		_ = t.Flush()
+		_, _ = w.Write([]byte{0xff})
 	}
 	return err
 }
@@ -45,6 +70,7 @@ func Get(root *inroot.Root, name string, follow bool, ready func(*wire.ArchiveSt
 type writer struct {
 	*tar.Writer
 	links map[[2]uint64]string // name of the first entry of an inode with several
+	whole bool                 // as Tree does it
 }
 
 func (t *writer) object(o *object) error {
@@ -130,7 +156,16 @@ func (t *writer) opened(f *os.File, as string, st *unix.Stat_t) error {
 		}
 		t.links[inode] = as
 	}
-	if h.Typeflag == tar.TypeReg {
+	switch {
+	case t.whole:
+		h.Format = tar.FormatPAX
+		if h.Typeflag == tar.TypeReg || h.Typeflag == tar.TypeDir { // the rest is not open
+			var err error
+			if h.PAXRecords, err = attributes(int(f.Fd())); err != nil {
+				return fmt.Errorf("%s: %w", as, err)
+			}
+		}
+	case h.Typeflag == tar.TypeReg:
 		buf := make([]byte, 64)
 		if n, err := unix.Fgetxattr(int(f.Fd()), capability, buf); err == nil {
 			h.PAXRecords = map[string]string{paxXattr + capability: string(buf[:n])}
@@ -161,6 +196,30 @@ func (t *writer) opened(f *os.File, as string, st *unix.Stat_t) error {
 		}
 	}
 	return nil
+}
+
+// attributes are a file's extended attributes as the records of a tar.
+func attributes(fd int) (map[string]string, error) {
+	names := make([]byte, 64<<10) // XATTR_LIST_MAX
+	n, err := unix.Flistxattr(fd, names)
+	if err == unix.ENOTSUP || err == nil && n == 0 {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	records := make(map[string]string)
+	value := make([]byte, 64<<10) // XATTR_SIZE_MAX
+	for name := range strings.SplitSeq(strings.TrimRight(string(names[:n]), "\x00"), "\x00") {
+		n, err := unix.Fgetxattr(fd, name, value)
+		if err != nil {
+			return nil, fmt.Errorf("attribute %s: %w", name, err)
+		}
+		if !strings.ContainsRune(name, '=') { // which a record's name cannot hold
+			records[paxXattr+name] = string(value[:n])
+		}
+	}
+	return records, nil
 }
 
 // Of extended attributes docker copies file capabilities.

@@ -4,6 +4,7 @@ package archive
 
 import (
 	"archive/tar"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -45,7 +46,17 @@ func Put(root *inroot.Root, dir string, owner *Owner, r io.Reader) error {
 	if _, err := Directory(root, dir); err != nil {
 		return err
 	}
-	u := unpacker{root: root, dir: path.Clean("/" + dir), owner: owner}
+	return (&unpacker{root: root, dir: path.Clean("/" + dir), owner: owner}).unpack(r)
+}
+
+// Fill unpacks what Tree wrote, or another tar, into root: what it says of the
+// root itself counts, every extended attribute is kept, and blocks of zeros
+// become holes.
+func Fill(root *inroot.Root, r io.Reader) error {
+	return (&unpacker{root: root, dir: "/", whole: true}).unpack(r)
+}
+
+func (u *unpacker) unpack(r io.Reader) error {
 	t := tar.NewReader(r)
 	for {
 		h, err := t.Next()
@@ -61,7 +72,7 @@ func Put(root *inroot.Root, dir string, owner *Owner, r io.Reader) error {
 	}
 	// Times last: making a directory's entries changed its own.
 	for _, d := range u.dirs {
-		if f, err := root.Open(d.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err == nil {
+		if f, err := u.root.Open(d.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err == nil {
 			_ = unix.UtimesNanoAt(unix.AT_FDCWD, inroot.Path(f), times(d.at), 0)
 			f.Close()
 		}
@@ -73,6 +84,7 @@ type unpacker struct {
 	root  *inroot.Root
 	dir   string
 	owner *Owner
+	whole bool // as Fill does it
 	dirs  []directory
 }
 
@@ -91,6 +103,9 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	}
 	full := u.within(h.Name)
 	if full == u.dir { // the directory itself, which is there
+		if u.whole && h.Typeflag == tar.TypeDir {
+			return u.top(h)
+		}
 		return nil
 	}
 	parent, err := u.root.Dir(path.Dir(full), 0o755)
@@ -119,8 +134,8 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	}
 	mode := uint32(h.Mode & 0o7777)
 	switch h.Typeflag {
-	case tar.TypeReg:
-		return regular(dir, base, mode, uid, gid, h, content)
+	case tar.TypeReg, tar.TypeGNUSparse:
+		return u.regular(dir, base, mode, uid, gid, h, content)
 	case tar.TypeDir:
 		if !oldDir {
 			if err := unix.Mkdirat(dir, base, 0o700); err != nil {
@@ -128,6 +143,17 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 			}
 		}
 		u.dirs = append(u.dirs, directory{full, h.ModTime})
+		if u.whole {
+			fd, err := unix.Openat(dir, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			err = u.attributes(fd, h)
+			unix.Close(fd)
+			if err != nil {
+				return err
+			}
+		}
 	case tar.TypeSymlink:
 		if err := unix.Symlinkat(h.Linkname, dir, base); err != nil {
 			return err
@@ -170,30 +196,95 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	return unix.UtimesNanoAt(dir, base, times(h.ModTime), unix.AT_SYMLINK_NOFOLLOW)
 }
 
-func regular(dir int, base string, mode uint32, uid, gid int, h *tar.Header, content io.Reader) error {
+// top makes the directory that is unpacked in what the archive says of it.
+func (u *unpacker) top(h *tar.Header) error {
+	f, err := u.root.Open(u.dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Fchown(int(f.Fd()), h.Uid, h.Gid); err != nil {
+		return err
+	}
+	if err := unix.Fchmod(int(f.Fd()), uint32(h.Mode&0o7777)); err != nil {
+		return err
+	}
+	u.dirs = append(u.dirs, directory{u.dir, h.ModTime})
+	return u.attributes(int(f.Fd()), h)
+}
+
+// attributes sets the extended attributes that an archive may give: those docker
+// copies, or all but an overlay's own.
+func (u *unpacker) attributes(fd int, h *tar.Header) error {
+	for key, value := range h.PAXRecords {
+		name, ok := strings.CutPrefix(key, paxXattr)
+		switch {
+		case !ok || strings.HasPrefix(name, "trusted.overlay."):
+			continue
+		case !u.whole && name != capability && !strings.HasPrefix(name, "user."):
+			continue
+		}
+		if err := unix.Fsetxattr(fd, name, []byte(value), 0); err != nil && !errors.Is(err, unix.ENOTSUP) {
+			return fmt.Errorf("attribute %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (u *unpacker) regular(dir int, base string, mode uint32, uid, gid int, h *tar.Header, content io.Reader) error {
 	fd, err := unix.Openat(dir, base, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}
 	f := os.NewFile(uintptr(fd), base)
-	_, err = io.Copy(f, content)
+	if u.whole {
+		err = copyHoles(f, content)
+	} else {
+		_, err = io.Copy(f, content)
+	}
 	if err == nil {
 		err = unix.Fchown(fd, uid, gid)
 	}
 	if err == nil {
 		err = unix.Fchmod(fd, mode)
 	}
-	for key, value := range h.PAXRecords {
-		if name, ok := strings.CutPrefix(key, paxXattr); ok && err == nil && (name == capability || strings.HasPrefix(name, "user.")) {
-			if err = unix.Fsetxattr(fd, name, []byte(value), 0); errors.Is(err, unix.ENOTSUP) {
-				err = nil
-			}
-		}
+	if err == nil {
+		err = u.attributes(fd, h)
 	}
 	if err == nil {
 		err = unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), times(h.ModTime), 0)
 	}
 	return errors.Join(err, f.Close())
+}
+
+// copyHoles copies content to an empty file and leaves holes for its zeros.
+func copyHoles(f *os.File, content io.Reader) error {
+	buf := make([]byte, len(zeros)*16)
+	size := int64(0)
+	for {
+		n, err := 0, error(nil)
+		for n < len(buf) && err == nil { // not io.ReadFull, which hides where an archive breaks off
+			var read int
+			read, err = content.Read(buf[n:])
+			n += read
+		}
+		for at := 0; at < n; at += len(zeros) {
+			block := buf[at:min(at+len(zeros), n)]
+			if bytes.Equal(block, zeros[:len(block)]) {
+				continue
+			}
+			if _, err := f.WriteAt(block, size+int64(at)); err != nil {
+				return err
+			}
+		}
+		size += int64(n)
+		switch {
+		case errors.Is(err, io.EOF):
+			return f.Truncate(size)
+		case err != nil:
+			return err
+		}
+	}
 }
 
 func times(at time.Time) []unix.Timespec {

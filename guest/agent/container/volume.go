@@ -76,7 +76,7 @@ func fillBeside(parent int, from, volume *os.File) error {
 	}
 	defer unix.Close(target)
 	// A volume that somebody filled before us, an import for one, is not touched.
-	if names, err := list(target); err != nil {
+	if names, err := list(target, "."); err != nil {
 		return err
 	} else if len(names) > 0 && !partial(parent) {
 		return mark(parent)
@@ -132,9 +132,9 @@ func touch(parent int, name string) error {
 	return errors.Join(unix.Fsync(fd), unix.Fsync(dir))
 }
 
-// list returns the names in a directory.
-func list(dir int) ([]string, error) {
-	fd, err := unix.Openat(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// list returns the names in a directory called name in dir.
+func list(dir int, name string) ([]string, error) {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +146,7 @@ func list(dir int) ([]string, error) {
 // clear removes what is in a directory of the file system dev, and leaves alone
 // what is mounted in it.
 func clear(dir int, dev uint64) error {
-	names, err := list(dir)
+	names, err := list(dir, ".")
 	if err != nil {
 		return err
 	}
@@ -192,7 +192,7 @@ type copier struct {
 // directory copies what is in from into to, and then what describes from
 // itself. root is the copy's root and path that of to below it.
 func (c *copier) directory(from, to, root int, path string) error {
-	names, err := list(from)
+	names, err := list(from, ".")
 	if err != nil {
 		return err
 	}

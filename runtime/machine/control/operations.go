@@ -109,7 +109,7 @@ func (c *Client) Events(ctx context.Context, handle func(wire.Event) error) erro
 		if len(e.Container) > maxNameID {
 			return fmt.Errorf("machine: %s: event of a container id of %d bytes", wire.OpEvents, len(e.Container))
 		}
-		e.Output = printable(e.Output)
+		e.Message, e.Output = printable(e.Message), printable(e.Output)
 		if e.Exit != nil {
 			e.Exit.Error = printable(e.Exit.Error)
 		}
@@ -127,7 +127,17 @@ func (c *Client) Stat(ctx context.Context, archive wire.Archive) (wire.ArchiveSt
 // Put unpacks a tar stream at a path in a container; it returns when the agent
 // has, and at the latest one read of tar after ctx.
 func (c *Client) Put(ctx context.Context, archive wire.Archive, tar io.Reader) error {
-	s, err := c.begin(ctx, wire.OpPut, archive, nil)
+	return c.send(ctx, wire.OpPut, archive, tar)
+}
+
+// PutVolume unpacks a tar stream into a volume; it is on disk when PutVolume
+// returns.
+func (c *Client) PutVolume(ctx context.Context, v wire.Volume, tar io.Reader) error {
+	return c.send(ctx, wire.OpVolumePut, v, tar)
+}
+
+func (c *Client) send(ctx context.Context, op wire.Op, body any, tar io.Reader) error {
+	s, err := c.begin(ctx, op, body, nil)
 	if err != nil {
 		return err
 	}
@@ -147,9 +157,9 @@ func (c *Client) Put(ctx context.Context, archive wire.Archive, tar io.Reader) e
 	case source.err != nil:
 		return fmt.Errorf("reading the archive for the machine: %w", source.err)
 	case err != nil:
-		return fmt.Errorf("machine: %s: %w", wire.OpPut, err)
+		return fmt.Errorf("machine: %s: %w", op, err)
 	case writeErr != nil:
-		return fmt.Errorf("machine: %s: the agent was done before the archive was", wire.OpPut)
+		return fmt.Errorf("machine: %s: the agent was done before the archive was", op)
 	}
 	return nil
 }
@@ -175,10 +185,23 @@ func (c *Client) Get(ctx context.Context, archive wire.Archive) (wire.ArchiveSta
 	if err != nil {
 		return wire.ArchiveStat{}, nil, err
 	}
-	return r, &tarStream{s}, nil
+	return r, &tarStream{s, wire.OpGet}, nil
 }
 
-type tarStream struct{ s *stream }
+// GetVolume reads all that is in a volume as a tar stream, which the caller
+// closes. One that broke off does not end as a tar does.
+func (c *Client) GetVolume(ctx context.Context, v wire.Volume) (io.ReadCloser, error) {
+	s, err := c.begin(ctx, wire.OpVolumeGet, v, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &tarStream{s, wire.OpVolumeGet}, nil
+}
+
+type tarStream struct {
+	s  *stream
+	op wire.Op
+}
 
 // Read returns io.EOF only for a stream that the agent ended, never for a
 // session that broke.
@@ -187,7 +210,7 @@ func (t *tarStream) Read(b []byte) (int, error) {
 	if err == nil || (errors.Is(err, io.EOF) && t.s.ctx.Err() == nil && t.s.client.Err() == nil) {
 		return n, err
 	}
-	return n, fmt.Errorf("machine: %s: %w", wire.OpGet, t.s.cause(err))
+	return n, fmt.Errorf("machine: %s: %w", t.op, t.s.cause(err))
 }
 
 func (t *tarStream) Close() error {

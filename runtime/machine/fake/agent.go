@@ -207,6 +207,10 @@ func (g *Guest) handle(req wire.Request) (result any, after func(*yamux.Stream),
 		return g.get(req)
 	case wire.OpStat:
 		return body(req, g.stat)
+	case wire.OpVolumePut:
+		return g.putVolume(req)
+	case wire.OpVolumeGet:
+		return g.getVolume(req)
 	case wire.OpConnect:
 		return body(req, g.connect)
 	case wire.OpCut:
