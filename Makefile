@@ -6,17 +6,20 @@ GO          ?= go
 BIN         := $(CURDIR)/bin
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS     := -s -w -X github.com/stackvm/stack/cmd/stack/version.Version=$(VERSION)
-GOBUILD     := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+GOBUILD     := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 TEST_FLAGS  ?=
 
 include guest/kernel/guest.mk
 
-# Debian packages: to run machines, to build the guest, to test.
-RUN_DEBS  := qemu-system-x86
-TEST_DEBS := e2fsprogs erofs-utils
-DEBS      := $(RUN_DEBS) $(GUEST_DEBS) $(TEST_DEBS)
+# Debian packages: to run machines; to fetch Go modules; to test (gcc and libc6-dev, which
+# the race detector needs, are among the guest's) and for the demo.
+RUN_DEBS   := qemu-system-x86
+FETCH_DEBS := ca-certificates
+TEST_DEBS  := e2fsprogs erofs-utils
+DEMO_DEBS  := curl
+DEBS       := $(RUN_DEBS) $(FETCH_DEBS) $(GUEST_DEBS) $(TEST_DEBS) $(DEMO_DEBS)
 
-.PHONY: all build guest deps demo demo-down test soak lint unit race e2e bench fmt clean help
+.PHONY: all build deps demo demo-down test soak lint unit race e2e bench fmt release install uninstall clean help
 all: build guest
 
 help: ## list the targets
@@ -42,6 +45,8 @@ test: deps lint unit race e2e ## everything that must pass
 lint: $(BIN)/golangci-lint $(BIN)/staticcheck $(BIN)/gofumpt ## static checks
 	@out="$$($(BIN)/gofumpt -l cmd spec planner runtime network guest examples e2e)"; if [ -n "$$out" ]; then echo "not formatted with gofumpt:"; echo "$$out"; exit 1; fi
 	$(GO) vet ./...
+	GOOS=darwin GOARCH=arm64 $(GO) vet ./...
+	for dir in examples/three-tier/app network/ethernet/bench; do (cd $$dir && $(GO) vet ./...) || exit; done
 	$(BIN)/staticcheck ./...
 	$(BIN)/golangci-lint run ./...
 
@@ -56,6 +61,7 @@ $(BIN)/golangci-lint: .ci/golangci/go.mod
 
 unit: guest ## unit tests
 	$(GO) test $(TEST_FLAGS) $$($(GO) list ./... | grep -v /e2e)
+	cd examples/three-tier/app && $(GO) test $(TEST_FLAGS) ./...
 
 # The packages whose goroutines share memory. runtime/share is left out: the 9P
 # library's server adds to a WaitGroup while its own Wait may run, at the end of
@@ -76,6 +82,10 @@ bench: build guest $(BIN)/benchstat ## speed and memory, for benchstat
 
 fmt: $(BIN)/gofumpt ## format the code
 	$(BIN)/gofumpt -w cmd spec planner runtime network guest examples e2e
+
+release: guest ## make a tarball, a Debian package and their checksums
+	rm -rf $(BIN)/release
+	$(GO) run ./cmd/release -version '$(VERSION)' -out $(BIN)/release
 
 clean: ## remove what build made here (the guest's cache stays)
 	rm -rf $(BIN)

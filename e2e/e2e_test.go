@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	goruntime "runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"github.com/stackvm/stack/guest"
 )
@@ -31,7 +33,11 @@ const patience = 3 * time.Minute
 const (
 	envBase     = "STACK_E2E_BASE"     // directory of all the tests' files
 	envRegistry = "STACK_E2E_REGISTRY" // host:port
+	envSmall    = "STACK_E2E_SMALL"    // a directory that is a small file system, or why there is none
 )
+
+// nextBuild is a build of stack that is newer than the other.
+const nextBuild = "stack-next"
 
 // userName is the user that root runs the tests as, made when it is not there.
 const userName = "stack-e2e"
@@ -68,10 +74,13 @@ func prepare() (code int, err error) {
 			return 0, err
 		}
 	}
-	build := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(base, "bin", "stack"), "../cmd/stack")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("building stack: %w\n%s", err, out)
+	for _, name := range []string{"stack", nextBuild} { // in this order: the second is the newer
+		build := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(base, "bin", name),
+			"-ldflags", "-X github.com/stackvm/stack/cmd/stack/version.Version="+name, "../cmd/stack")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return 0, fmt.Errorf("building %s: %w\n%s", name, err, out)
+		}
 	}
 	// The checkout, the guest's cache and go's own directories may be closed to
 	// the other user.
@@ -100,14 +109,25 @@ func prepare() (code int, err error) {
 	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
 		return strings.HasPrefix(kv, "STACK_") && !strings.HasPrefix(kv, "STACK_SOAK=") || strings.HasPrefix(kv, "XDG_") || strings.HasPrefix(kv, "COMPOSE_")
 	})
-	cmd.Env = append(env, envBase+"="+base, envRegistry+"="+registry, "HOME="+work, "TMPDIR="+work)
+	small := filepath.Join(base, "small")
+	if err := mountSmall(small); err != nil {
+		small = err.Error()
+	} else {
+		defer func() { err = errors.Join(err, unix.Unmount(small, unix.MNT_DETACH)) }()
+	}
+	cmd.Env = append(env, envBase+"="+base, envRegistry+"="+registry, envSmall+"="+small, "HOME="+work, "TMPDIR="+work)
 	if os.Getuid() == 0 {
 		uid, gid, err := unprivileged()
 		if err != nil {
 			return 0, err
 		}
-		if err := os.Chown(work, int(uid), int(gid)); err != nil {
-			return 0, err
+		for _, dir := range []string{work, small} {
+			if !filepath.IsAbs(dir) {
+				continue // why there is none
+			}
+			if err := os.Chown(dir, int(uid), int(gid)); err != nil {
+				return 0, err
+			}
 		}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
 	}
@@ -117,6 +137,32 @@ func prepare() (code int, err error) {
 		return max(1, exit.ExitCode()), nil
 	}
 	return 0, err
+}
+
+// smallBytes is the size of the small file system.
+const smallBytes = 256 << 20
+
+// mountSmall makes dir a small file system of its own, for tests of what happens
+// when a host's disk is full. It is seen only by what this thread starts, and
+// gone when that has ended.
+func mountSmall(dir string) error {
+	if os.Getuid() != 0 {
+		return errors.New("only root can mount a small file system")
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	goruntime.LockOSThread() // never unlocked: its mounts are its own
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("making a mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("making mounts private: %w", err)
+	}
+	if err := unix.Mount("small", dir, "tmpfs", 0, fmt.Sprintf("size=%d", smallBytes)); err != nil {
+		return fmt.Errorf("mounting a small file system: %w", err)
+	}
+	return nil
 }
 
 // unprivileged returns the ids of the user that the tests run as.
@@ -183,6 +229,7 @@ func TestScripts(t *testing.T) {
 			"eventually": eventually,
 			"qemus":      qemus,
 			"crash":      crash,
+			"faulty":     faulty,
 			"listen":     listen,
 			"udp":        udp,
 			"archive":    makeArchive,
@@ -270,31 +317,6 @@ type process struct {
 
 func (p process) String() string {
 	return fmt.Sprintf("%d %s", p.pid, p.command[:min(len(p.command), 120)])
-}
-
-// processes lists those whose environment names home.
-func processes(home string) []process {
-	var found []process
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		env, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
-		if err != nil || !strings.Contains("\x00"+string(env), "\x00STACK_HOME="+home+"\x00") {
-			continue
-		}
-		cmdline, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err != nil {
-			continue
-		}
-		found = append(found, process{pid, strings.ReplaceAll(string(cmdline), "\x00", " ")})
-	}
-	return found
 }
 
 // awaitNoProcess waits until no process of home is left, and returns those that

@@ -21,8 +21,13 @@ type home struct {
 // nothing of it is left.
 func newHome(t testing.TB) *home {
 	t.Helper()
+	return newHomeIn(t, t.TempDir())
+}
+
+func newHomeIn(t testing.TB, dir string) *home {
+	t.Helper()
 	base := os.Getenv(envBase)
-	h := &home{t: t, dir: t.TempDir()}
+	h := &home{t: t, dir: dir}
 	stackHome := filepath.Join(h.dir, "home")
 	if err := writeConfig(stackHome); err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -40,9 +41,9 @@ services:
     command: [tool, count, -rate, "5000"]
 `
 
-// TestSupervisorKilled kills the supervisor -9 at random moments under load.
-// Nobody notices: no request fails, no connection breaks, no line of output is
-// lost or doubled, no machine is touched.
+// TestSupervisorKilled kills the supervisor -9 at random moments under load, and
+// has a newer build take over from it. Nobody notices: no request fails, no
+// connection breaks, no line of output is lost or doubled, no machine is touched.
 func TestSupervisorKilled(t *testing.T) {
 	length, kills := 45*time.Second, 4
 	if os.Getenv("STACK_SOAK") != "" {
@@ -67,11 +68,22 @@ func TestSupervisorKilled(t *testing.T) {
 	t.Logf("seed %d", began.UnixNano())
 	var slowest time.Duration
 	supervisor := h.awaitProcess("system supervisor", 0)
+	follow := h.command("logs", "-f", "-n", "1", "--no-log-prefix", "sequence")
+	var followed bytes.Buffer
+	follow.Stdout, follow.Stderr = &followed, &followed
+	if err := follow.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = follow.Process.Kill() })
 	for i := range kills {
 		// Spread over the time there is, each at a random moment of its part.
 		part := (length - 5*time.Second) / time.Duration(kills)
 		at := began.Add(time.Duration(i)*part + time.Duration(random.Int64N(int64(part*3/4))))
 		time.Sleep(time.Until(at))
+		if i == kills/2 {
+			supervisor = h.upgrade(supervisor)
+			continue
+		}
 		if err := syscall.Kill(supervisor.pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
@@ -86,6 +98,9 @@ func TestSupervisorKilled(t *testing.T) {
 		supervisor = h.awaitProcess("system supervisor", supervisor.pid)
 	}
 	t.Logf("slowest answer to a connection made in an outage: %v", slowest.Round(time.Millisecond))
+	if exe := h.executable(supervisor); exe != nextBuild {
+		t.Errorf("a supervisor that followed the newer one is %s", exe)
+	}
 
 	// The load's own end, from its log: that it was written shows that it ended.
 	var report struct {
@@ -118,7 +133,43 @@ func TestSupervisorKilled(t *testing.T) {
 		t.Errorf("machines changed:\nbefore %v\nafter  %v", before, after)
 	}
 	h.checkSequence(t)
+	// Who followed all the while hears the end.
+	if err := follow.Wait(); err != nil || !strings.Contains(followed.String(), `"received":`) {
+		t.Errorf("logs -f across supervisors: %v: %q", err, followed.String())
+	}
 	h.checkCounter(t, length)
+}
+
+// upgrade has a newer build take over, by using it, and returns the supervisor
+// then.
+func (h *home) upgrade(old process) process {
+	h.t.Helper()
+	if exe := h.executable(old); exe != "stack" {
+		h.t.Fatalf("the supervisor is %s before it is replaced", exe)
+	}
+	began := time.Now()
+	next := h.command("exec", "-T", "echo", "true")
+	next.Path = filepath.Join(filepath.Dir(next.Path), nextBuild)
+	if out, err := next.CombinedOutput(); err != nil {
+		h.t.Fatalf("a command of the newer build: %v\n%s", err, out)
+	}
+	h.t.Logf("replaced at %s, answered after %v", began.UTC().Format(time.RFC3339Nano), time.Since(began).Round(time.Millisecond))
+	supervisor := h.awaitProcess("system supervisor", old.pid)
+	keepers := h.processes("system keeper")
+	if len(keepers) != 1 || h.executable(keepers[0]) != nextBuild || h.executable(supervisor) != nextBuild {
+		h.t.Errorf("after the newer build came these run: %v, %v", keepers, supervisor)
+	}
+	return supervisor
+}
+
+// executable is the name of a process's program.
+func (h *home) executable(p process) string {
+	h.t.Helper()
+	path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.pid))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return filepath.Base(path)
 }
 
 // ask makes one request by a connection of its own.

@@ -32,7 +32,7 @@ func serveImages() (addr string, stop func(), err error) {
 	}
 	serve := exec.Command(tool, "serve", "--addr", "127.0.0.1:0")
 	serve.Stderr = os.Stderr
-	serve.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	serve.SysProcAttr = endsWithUs()
 	out, err := serve.StdoutPipe()
 	if err != nil {
 		return "", nil, err

@@ -14,7 +14,6 @@ set -euo pipefail
 
 demo_user=${DEMO_USER:-stackdemo}
 registry=${DEMO_REGISTRY:-127.0.0.1:5000}
-demo_debs=(curl ca-certificates) # beside those that "make deps" installs
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 marker='# Written by examples/demo.sh, removed by "examples/demo.sh down".'
@@ -63,19 +62,6 @@ as_user() {
 # Runs a command in the example's directory.
 in_example() { as_user sh -c 'cd "$1" && shift && exec "$@"' sh "$example" "$@"; }
 
-install_packages() {
-	local missing=() deb
-	for deb in "${demo_debs[@]}"; do
-		[ "$(dpkg-query -W -f='${db:Status-Status}' "$deb" 2>/dev/null)" = installed ] || missing+=("$deb")
-	done
-	if [ "${#missing[@]}" -gt 0 ]; then
-		[ "$(id -u)" = 0 ] || die "missing Debian packages: install them: sudo apt-get install --no-install-recommends ${missing[*]}"
-		apt-get update -q
-		DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
-	fi
-	make -C "$root" --no-print-directory deps
-}
-
 make_user() {
 	[ "$(id -u)" = 0 ] || return 0
 	if ! getent passwd "$demo_user" >/dev/null; then
@@ -92,7 +78,6 @@ put() {
 }
 
 build() {
-	command -v go >/dev/null || die "no go in PATH: install Go 1.26 or newer, see https://go.dev/dl"
 	make -C "$root" --no-print-directory build
 	local guest
 	guest=$(cd "$root" && go run ./guest/kernel/build) # its last line ends with the directory
@@ -179,8 +164,9 @@ write_config() {
 }
 
 up() {
+	command -v go >/dev/null || die "no go in PATH: install Go 1.26 or newer, see https://go.dev/dl"
 	say "packages"
-	install_packages
+	make -C "$root" --no-print-directory deps
 	make_user
 	places
 	say "building stack and its guest"

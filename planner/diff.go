@@ -406,7 +406,7 @@ func (d *differ) planOrphans() {
 			left = append(left, r.Name)
 		}
 	}
-	if len(left) > 0 {
+	if len(left) > 0 && !d.opt.IgnoreOrphans {
 		slices.Sort(left)
 		d.warn("Found orphan containers ([%s]) for this project. If you removed or renamed this service in your compose file, you can run this command with the --remove-orphans flag to clean it up.", strings.Join(left, " "))
 	}

@@ -24,6 +24,7 @@ type Options struct {
 	Scale           map[string]int // by service, instead of the file's
 	Pull            string         // always, missing, never; "" or policy: each service's own
 	RemoveOrphans   bool
+	IgnoreOrphans   bool // say nothing of those that stay
 	RenewAnonymous  bool // anonymous volumes are made anew instead of inherited
 	RecreateVolumes bool // volumes that no longer match the file are made anew: their data is lost
 	NoStart         bool

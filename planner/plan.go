@@ -1,6 +1,10 @@
 package planner
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/stackvm/stack/spec"
+)
 
 // Verb is what a step does.
 type Verb string
@@ -67,6 +71,25 @@ func (p Plan) Refresh() Plan {
 		}
 	}
 	return out
+}
+
+// words are what docker compose calls a step while it runs and when it is done.
+var words = map[Verb][2]string{
+	Pull: {"Pulling", "Pulled"}, Create: {"Creating", "Created"}, Start: {"Starting", "Started"},
+	Stop: {"Stopping", "Stopped"}, Remove: {"Removing", "Removed"}, Recreate: {"Recreate", "Recreated"},
+	Restart: {"Restarting", "Started"}, Wait: {"Waiting", "Healthy"},
+}
+
+// Words are what docker compose calls the step while it runs and when it is done.
+func (s Step) Words() (doing, done string) {
+	w, ok := words[s.Verb]
+	switch {
+	case !ok:
+		return string(s.Verb), string(s.Verb)
+	case s.Verb == Wait && s.Condition == spec.ConditionCompleted:
+		w[1] = "Exited"
+	}
+	return w[0], w[1]
 }
 
 // Step is one node: names and values only, never a live handle.

@@ -21,7 +21,7 @@ func (d *diagnosis) consistency(p *types.Project) {
 			d.faults.add(d.x.find(append([]string{"services", name}, at...)...), fmt.Errorf(format, args...))
 		}
 		if s.Build == nil && s.Image == "" && s.Provider == nil {
-			bad(nil, "service %q has neither an image nor a build context specified", name)
+			bad([]string{"image"}, "service %q has neither an image nor a build context specified", name)
 		}
 		d.buildConsistency(p, s, bad)
 		if s.NetworkMode != "" && len(s.Networks) > 0 {

@@ -182,7 +182,7 @@ func (c *converter) service(name string, in types.ServiceConfig) {
 		c.fault(key("pull_policy"), "", "service %q: invalid pull_policy %q", name, in.PullPolicy)
 	}
 	if s.Image == "" && in.Provider == nil {
-		c.fault(key(), "", "service %q has neither an image nor a build context specified", name)
+		c.fault(key("image"), "", "service %q has neither an image nor a build context specified", name)
 	}
 	if in.Image != "" {
 		if _, err := reference.ParseDockerRef(in.Image); err != nil {
@@ -194,9 +194,9 @@ func (c *converter) service(name string, in types.ServiceConfig) {
 	}
 	c.hostName(key("hostname"), name, in.Hostname)
 	c.hostName(key("domainname"), name, in.DomainName)
-	for _, addr := range in.DNS {
+	for i, addr := range in.DNS {
 		if net.ParseIP(addr) == nil {
-			c.fault(key("dns"), "", "service %q: dns: %q is no IP address", name, addr)
+			c.fault(key("dns", strconv.Itoa(i)), "", "service %q: dns: %q is no IP address", name, addr)
 		}
 	}
 	for attr, args := range map[string][]string{"command": in.Command, "entrypoint": in.Entrypoint} {
@@ -214,6 +214,8 @@ func (c *converter) service(name string, in types.ServiceConfig) {
 	s.Configs = c.refs(name, "configs", refsOf(in.Configs))
 	s.Secrets = c.refs(name, "secrets", refsOf(in.Secrets))
 	c.attachments(s, in)
+	c.staticAddresses(s)
+	c.values(name, in)
 	c.ports(s, in.Ports)
 	for _, host := range sortedKeys(in.ExtraHosts) {
 		c.hostName(key("extra_hosts", host), name, host)
@@ -433,7 +435,7 @@ func (c *converter) ulimits(s *Service, in map[string]*types.UlimitsConfig) {
 			l.Soft, l.Hard = int64(u.Single), int64(u.Single)
 		}
 		if l.Hard != -1 && (l.Soft == -1 || l.Soft > l.Hard) {
-			c.fault(at, "", "service %q: ulimit %s: soft limit %d is above the hard limit %d", s.Name, name, l.Soft, l.Hard)
+			c.fault(append(at, "soft"), "", "service %q: ulimit %s: soft limit %d is above the hard limit %d", s.Name, name, l.Soft, l.Hard)
 		}
 		s.Ulimits = append(s.Ulimits, l)
 	}
@@ -460,7 +462,7 @@ func (c *converter) mounts(s *Service, in types.ServiceConfig) {
 		at := []string{"services", s.Name, "volumes", "@" + v.Target}
 		m := Mount{Type: MountType(v.Type), Source: v.Source, Target: v.Target, ReadOnly: v.ReadOnly, Pos: c.x.find(at...)}
 		if !path.IsAbs(v.Target) || path.Clean(v.Target) == "/" {
-			c.fault(at, "", "service %q: mount target %q must be an absolute path, and not /", s.Name, v.Target)
+			c.fault(append(at, "target"), "", "service %q: mount target %q must be an absolute path, and not /", s.Name, v.Target)
 		}
 		switch v.Type {
 		case types.VolumeTypeBind:
@@ -711,14 +713,14 @@ func (c *converter) ports(s *Service, in []types.ServicePortConfig) {
 		out := Port{Target: uint16(p.Target), Protocol: first(p.Protocol, "tcp"), Name: p.Name, Pos: c.x.find(at...)}
 		switch {
 		case p.Target == 0 || p.Target > 65535:
-			c.fault(at, "", "service %q: port %d is not in 1-65535", s.Name, p.Target)
+			c.fault(append(at, "target"), "", "service %q: port %d is not in 1-65535", s.Name, p.Target)
 		case out.Protocol != "tcp" && out.Protocol != "udp":
-			c.fault(at, "", "service %q: publishing %s ports is not supported", s.Name, out.Protocol)
+			c.fault(append(at, "protocol"), "", "service %q: publishing %s ports is not supported", s.Name, out.Protocol)
 		}
 		if p.HostIP != "" {
 			ip, err := netip.ParseAddr(p.HostIP)
 			if err != nil {
-				c.fault(at, "", "service %q: invalid ip address: %s", s.Name, p.HostIP)
+				c.fault(append(at, "host_ip"), "", "service %q: invalid ip address: %s", s.Name, p.HostIP)
 			}
 			if !ip.IsUnspecified() || ip.Is6() {
 				out.HostIP = ip
@@ -729,7 +731,7 @@ func (c *converter) ports(s *Service, in []types.ServicePortConfig) {
 		}
 		var err error
 		if out.Published, out.PublishedEnd, err = parsePublished(p.Published); err != nil {
-			c.fault(at, "", "service %q: published port %q: %w", s.Name, p.Published, err)
+			c.fault(append(at, "published"), "", "service %q: published port %q: %w", s.Name, p.Published, err)
 		}
 		s.Ports = append(s.Ports, out)
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/compose-spec/compose-go/v2/format"
 	"github.com/compose-spec/compose-go/v2/interpolation"
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/schema"
@@ -31,8 +32,14 @@ import (
 // this costs anything while files are right.
 func (l *loading) diagnose(ctx context.Context, cause error) error {
 	d := &diagnosis{loading: l}
+	empty := len(l.x.sources) > 0
 	for _, s := range l.x.sources {
 		d.file(s)
+		empty = empty && s.err == nil && !slices.ContainsFunc(s.docs, func(doc *yaml.Node) bool { return content(doc) != nil })
+	}
+	if empty {
+		d.faults.add(Pos{File: l.x.sources[0].name, Line: 1}, errors.New("empty compose file"))
+		return d.faults.err()
 	}
 	// What is wrong in one file should not hide what is wrong with the whole:
 	// with the checks off that found it, the rest can often be gone through.
@@ -43,8 +50,16 @@ func (l *loading) diagnose(ctx context.Context, cause error) error {
 	switch {
 	case l.lenient:
 	case err == nil:
+		sure := d.faults
+		d.faults = nil
 		d.consistency(p)
-		d.faults = append(d.faults, l.converted(p)...)
+		covered := d.consequences()
+		for _, e := range append(d.faults, l.converted(p)...) {
+			if !covered[line(e.Pos)] {
+				sure = append(sure, e)
+			}
+		}
+		d.faults = sure
 	case len(d.faults) > 0:
 		d.references()
 		d.translate(err)
@@ -58,7 +73,50 @@ func (l *loading) diagnose(ctx context.Context, cause error) error {
 type diagnosis struct {
 	*loading
 	faults faults
+	// covered are the paths that faults were found at. What is said about the
+	// same path afterwards, or about what is around it, follows from those.
+	covered [][]string
 }
+
+// fault reports what is wrong with the value at a path.
+func (d *diagnosis) fault(pos Pos, path []string, err error) {
+	d.covered = append(d.covered, slices.Clone(path))
+	d.faults.add(pos, err)
+}
+
+// again tells whether a fault stands where one is reported that says the same of
+// another path: an anchor brings one mistake to many services.
+func (d *diagnosis) again(pos Pos, what string) bool {
+	return pos.Col > 0 && slices.ContainsFunc(d.faults, func(e *Error) bool {
+		return e.Pos == pos && strings.HasSuffix(e.Err.Error(), " "+what)
+	})
+}
+
+// follows tells whether a fault at a path follows from one that was found.
+func (d *diagnosis) follows(path []string) bool {
+	return slices.ContainsFunc(d.covered, func(c []string) bool {
+		for i := range min(len(path), len(c)) {
+			if path[i] != c[i] && path[i] != tree.PathMatchList {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// consequences returns the places of everything that is or contains what a fault
+// was found at, down to one service or one volume.
+func (d *diagnosis) consequences() map[Pos]bool {
+	out := map[Pos]bool{}
+	for _, path := range d.covered {
+		for n := 2; n <= len(path); n++ {
+			out[line(d.x.find(path[:n]...))] = true
+		}
+	}
+	return out
+}
+
+func line(p Pos) Pos { return Pos{File: p.File, Line: p.Line} }
 
 func (d *diagnosis) file(s *source) {
 	if s.err != nil {
@@ -77,7 +135,7 @@ func (d *diagnosis) file(s *source) {
 			d.faults.add(d.x.pos(s, root), errors.New("top-level object must be a mapping"))
 			continue
 		}
-		r := &reader{x: d.x, s: s, casts: casts, faults: &d.faults}
+		r := &reader{d: d, s: s, casts: casts}
 		value, _ := r.read(root, nil, 0)
 		if tree, ok := value.(map[string]any); ok && !s.extends {
 			d.schema(tree, r)
@@ -100,10 +158,9 @@ func (d *diagnosis) syntax(s *source) {
 // reader turns a file's nodes into values as compose-go sees them just before
 // it validates: interpolated, cast, with places for every path.
 type reader struct {
-	x      *index
+	d      *diagnosis
 	s      *source
 	casts  map[tree.Path]interpolation.Cast
-	faults *faults
 	visits int
 	places []placed
 }
@@ -154,7 +211,7 @@ func (r *reader) read(n *yaml.Node, path []string, depth int) (any, bool) {
 }
 
 func (r *reader) place(path []string, n *yaml.Node, key bool) {
-	r.places = append(r.places, placed{join(path...), r.x.pos(r.s, n), key})
+	r.places = append(r.places, placed{join(path...), r.d.x.pos(r.s, n), key})
 }
 
 // mapping reads a mapping's keys into out; those of merged mappings only where
@@ -170,12 +227,12 @@ func (r *reader) mapping(n *yaml.Node, path []string, out map[string]any, depth 
 			continue
 		}
 		if key.Kind != yaml.ScalarNode {
-			r.faults.add(r.x.pos(r.s, key), errors.New("a key must be a word"))
+			r.d.faults.add(r.d.x.pos(r.s, key), errors.New("a key must be a word"))
 			continue
 		}
 		if line, twice := seen[key.Value]; twice {
 			if own {
-				r.faults.add(r.x.pos(r.s, key), fmt.Errorf("mapping key %q already defined at line %d", key.Value, line))
+				r.d.faults.add(r.d.x.pos(r.s, key), fmt.Errorf("mapping key %q already defined at line %d", key.Value, line))
 			}
 			continue
 		}
@@ -204,7 +261,7 @@ func (r *reader) mapping(n *yaml.Node, path []string, out map[string]any, depth 
 				}
 			}
 		default:
-			r.faults.add(r.x.pos(r.s, n.Content[i]), errors.New("map merge requires map or sequence of maps as the value"))
+			r.d.faults.add(r.d.x.pos(r.s, n.Content[i]), errors.New("map merge requires map or sequence of maps as the value"))
 		}
 	}
 }
@@ -217,7 +274,7 @@ func (r *reader) scalar(n *yaml.Node, tag string, path []string) any {
 		plain.Tag = ""
 	}
 	if err := plain.Decode(&v); err != nil {
-		r.faults.add(r.x.pos(r.s, n), err)
+		r.d.faults.add(r.d.x.pos(r.s, n), err)
 		return nil
 	}
 	s, ok := v.(string)
@@ -232,16 +289,16 @@ func (r *reader) scalar(n *yaml.Node, tag string, path []string) any {
 		} else {
 			err = fmt.Errorf("error while interpolating %s: %w", dotted, err)
 		}
-		r.faults.add(r.x.pos(r.s, n), err)
+		r.d.fault(r.d.x.pos(r.s, n), path, err)
 		return s
 	}
-	for i, part := range path {
+	pattern := slices.Clone(path)
+	for i, part := range pattern {
 		if _, err := strconv.Atoi(part); err == nil && i > 0 {
-			path = slices.Clone(path)
-			path[i] = tree.PathMatchList
+			pattern[i] = tree.PathMatchList
 		}
 	}
-	p := tree.NewPath(path...)
+	p := tree.NewPath(pattern...)
 	for pattern, cast := range r.casts {
 		if !p.Matches(pattern) {
 			continue
@@ -251,12 +308,28 @@ func (r *reader) scalar(n *yaml.Node, tag string, path []string) any {
 			if errors.As(err, new(*strconv.NumError)) {
 				err = fmt.Errorf("%q is not a number", out)
 			}
-			r.faults.add(r.x.pos(r.s, n), fmt.Errorf("%s: %w", dotted, err))
+			r.d.fault(r.d.x.pos(r.s, n), path, fmt.Errorf("%s: %w", dotted, err))
 			return castZero(cast)
 		}
 		return v
 	}
+	for pattern, check := range shortForms {
+		if !p.Matches(pattern) {
+			continue
+		}
+		if err := check(out); err != nil {
+			r.d.fault(r.d.x.pos(r.s, n), path, fmt.Errorf("%s: %w", dotted, err))
+		}
+	}
 	return out
+}
+
+// shortForms are the values that compose-go takes apart before it validates, and
+// whose faults it reports without saying whose they are.
+var shortForms = map[tree.Path]func(string) error{
+	"services.*.ports.[]":       func(v string) error { _, err := types.ParsePortConfig(v); return err },
+	"services.*.volumes.[]":     func(v string) error { _, err := format.ParseVolume(v); return err },
+	"services.*.extra_hosts.[]": func(v string) error { _, err := types.NewHostsList([]string{v}); return err },
 }
 
 // castZero is a value of the type that was wanted, so that the schema does not
@@ -314,18 +387,23 @@ func (d *diagnosis) schema(tree map[string]any, r *reader) {
 		}
 		return Pos{File: r.s.name}
 	}
-	for _, leaf := range leaves(bad) {
+	found := leaves(bad)
+	slices.SortStableFunc(found, func(a, b *jsonschema.ValidationError) int {
+		return slices.Compare(a.InstanceLocation, b.InstanceLocation)
+	})
+	for _, leaf := range found {
 		at := leaf.InstanceLocation
 		unknown := func(parent []string, name string) {
 			known := knownKeys(parent)
 			if slices.Contains(known, name) || strings.HasPrefix(name, "x-") {
 				return // said of all keys of a mapping when one of them is wrong
 			}
-			d.faults = append(d.faults, &Error{
-				Pos:  find(append(slices.Clone(parent), name)),
-				Err:  errors.New(strings.TrimSpace(fmt.Sprintf("%s additional properties '%s' not allowed", strings.Join(parent, "."), name))),
-				Hint: suggest(name, known),
-			})
+			path := append(slices.Clone(parent), name)
+			d.covered = append(d.covered, path)
+			what := fmt.Sprintf("additional properties '%s' not allowed", name)
+			if pos := find(path); !d.again(pos, what) {
+				d.faults = append(d.faults, &Error{Pos: pos, Err: errors.New(strings.TrimSpace(strings.Join(parent, ".") + " " + what)), Hint: suggest(name, known)})
+			}
 		}
 		switch k := leaf.ErrorKind.(type) {
 		case *kind.AdditionalProperties:
@@ -336,10 +414,31 @@ func (d *diagnosis) schema(tree map[string]any, r *reader) {
 			if n := len(at) - 1; n >= 0 {
 				unknown(at[:n], at[n])
 			}
+		case *kind.Required:
+			if !misspelt(found, at, k.Missing) {
+				d.fault(find(at), at, fmt.Errorf("%s %s", strings.Join(at, "."), violation(k)))
+			}
+		case *kind.UniqueItems:
+			d.fault(find(append(slices.Clone(at), strconv.Itoa(k.Duplicates[1]))), at, fmt.Errorf("%s %s", strings.Join(at, "."), violation(k)))
 		default:
-			d.faults.add(find(at), errors.New(strings.TrimSpace(strings.Join(at, ".")+" "+violation(k))))
+			if pos := find(at); !d.again(pos, violation(k)) {
+				d.fault(pos, at, errors.New(strings.TrimSpace(strings.Join(at, ".")+" "+violation(k))))
+			}
 		}
 	}
+}
+
+// misspelt tells whether all properties that are missing at a place are there
+// with a mistake in their names, which is reported.
+func misspelt(found []*jsonschema.ValidationError, at, missing []string) bool {
+	return !slices.ContainsFunc(missing, func(name string) bool {
+		return !slices.ContainsFunc(found, func(e *jsonschema.ValidationError) bool {
+			k, ok := e.ErrorKind.(*kind.AdditionalProperties)
+			return ok && slices.Equal(e.InstanceLocation, at) && slices.ContainsFunc(k.Properties, func(p string) bool {
+				return suggest(p, []string{name, ""}) == fmt.Sprintf("did you mean %q?", name)
+			})
+		})
+	})
 }
 
 // leaves returns the violations below e that say something: where one of
@@ -478,11 +577,21 @@ func undefined(service, what, name string) error {
 
 var (
 	errorPath    = regexp.MustCompile(`\b(services|networks|volumes|configs|secrets|include|jobs|models)((?:\.[^\s:'"\x60,]+)+|\b)`)
+	errorPart    = regexp.MustCompile(`\[\]|[^.\[\]]+`)
 	errorService = regexp.MustCompile(`service "?([A-Za-z0-9][A-Za-z0-9._-]*)"?`)
 	errorQuoted  = regexp.MustCompile(`(?:secret|config|volume|network) "([^"]+)"`)
+	errorDecode  = regexp.MustCompile(`(?m)^'([^']+)' (.+)$`)
+	decodeNoise  = regexp.MustCompile(`^(time: |strconv\.\w+: |cannot parse value as '\w+': )`)
 )
 
-func isPathMark(r rune) bool { return r == '.' || r == '[' || r == ']' }
+// pathIn returns the path that an error of compose-go begins with or speaks of.
+func pathIn(msg string) []string {
+	m := errorPath.FindStringSubmatch(msg)
+	if m == nil {
+		return nil
+	}
+	return append([]string{m[1]}, errorPart.FindAllString(m[2], -1)...)
+}
 
 // translate gives an error of compose-go the place of the path or the service
 // that it names.
@@ -492,9 +601,23 @@ func (d *diagnosis) translate(err error) {
 		return
 	}
 	msg := strings.TrimSuffix(err.Error(), ": invalid compose project")
-	pos := Pos{}
-	if m := errorPath.FindStringSubmatch(msg); m != nil {
-		pos = d.x.find(append([]string{m[1]}, strings.FieldsFunc(m[2], isPathMark)...)...)
+	if strings.HasPrefix(msg, "decoding failed due to") {
+		for _, m := range errorDecode.FindAllStringSubmatch(msg, -1) {
+			path := errorPart.FindAllString(m[1], -1)
+			if !d.follows(path) {
+				d.fault(d.x.find(path...), path, fmt.Errorf("%s: %s", strings.Join(path, "."), decodeNoise.ReplaceAllString(m[2], "")))
+			}
+		}
+		if len(d.faults) > 0 {
+			return
+		}
+	}
+	msg, pos := d.x.extending(msg)
+	if path := pathIn(msg); pos.Line == 0 && path != nil {
+		if d.follows(path) {
+			return
+		}
+		pos = d.x.find(path...)
 	}
 	if m := errorService.FindStringSubmatch(msg); pos.Line == 0 && m != nil && d.x.has("services", m[1]) {
 		pos = d.x.find("services", m[1])
@@ -509,10 +632,41 @@ func (d *diagnosis) translate(err error) {
 	if pos.Line == 0 {
 		pos = d.x.mentioned(msg, pos)
 	}
-	if slices.ContainsFunc(d.faults, func(e *Error) bool { return pos.Line == 0 || e.Pos.File == pos.File && e.Pos.Line == pos.Line }) {
+	if len(d.faults) > 0 && (pos.Line == 0 || d.consequences()[line(pos)]) ||
+		slices.ContainsFunc(d.faults, func(e *Error) bool { return line(e.Pos) == line(pos) }) {
 		return // said already, in other words
 	}
 	d.faults.add(pos, errors.New(msg))
+}
+
+var (
+	badExtends = regexp.MustCompile(`^cannot extend service "([^"]+)"`)
+	circleLink = regexp.MustCompile(`(?m)(\S+) in .*$`)
+)
+
+// extending returns the place where the service is extended that an error of
+// compose-go speaks of. Circles begin anywhere there; here with their first name.
+func (x *index) extending(msg string) (string, Pos) {
+	var service string
+	if m := badExtends.FindStringSubmatch(msg); m != nil {
+		service = m[1]
+	} else if strings.HasPrefix(msg, "Circular reference:") {
+		var circle []string
+		for _, m := range circleLink.FindAllStringSubmatch(msg, -1) {
+			circle = append(circle, m[1])
+		}
+		if len(circle) < 2 {
+			return msg, Pos{}
+		}
+		circle = circle[1:]
+		i := slices.Index(circle, slices.Min(circle))
+		circle = slices.Concat(circle[i:], circle[:i+1])
+		service, msg = circle[0], "Circular reference: "+strings.Join(circle, " extends ")
+	}
+	if service == "" || !x.has("services", service, "extends") {
+		return msg, Pos{}
+	}
+	return msg, x.find("services", service, "extends", "service")
 }
 
 // badInclude returns the place of an included or extended file that could not

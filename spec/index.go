@@ -315,9 +315,22 @@ func (x *index) add(s *source, at, value *yaml.Node, path []string, pattern stri
 		for i, item := range value.Content {
 			x.add(s, item, item, append(path[:len(path):len(path)], strconv.Itoa(i)), pattern+pathSep+"[]", false)
 			for _, name := range s.itemNames(path, content(item)) {
-				x.at[join(append(path[:len(path):len(path)], name)...)] = entry{pos: x.pos(s, item), pattern: pattern + pathSep + "[]", text: name}
+				named := append(path[:len(path):len(path)], name)
+				x.at[join(named...)] = entry{pos: x.pos(s, item), pattern: pattern + pathSep + "[]", text: name}
+				x.addFields(s, content(item), named)
 			}
 		}
+	}
+}
+
+// addFields adds the places of a list item's own keys below a name of the item.
+func (x *index) addFields(s *source, item *yaml.Node, path []string) {
+	if item.Kind != yaml.MappingNode {
+		return
+	}
+	for i := 0; i+1 < len(item.Content) && x.visit(); i += 2 {
+		key := item.Content[i]
+		x.at[join(append(path[:len(path):len(path)], key.Value)...)] = entry{pos: x.pos(s, key)}
 	}
 }
 
@@ -427,7 +440,7 @@ func (s *source) itemNames(path []string, item *yaml.Node) []string {
 	case "volumes":
 		return volumeNames(field("type"), field("source"), field("target"))
 	case "ports":
-		target, _ := strconv.ParseUint(field("target"), 10, 16)
+		target, _ := strconv.ParseUint(field("target"), 10, 32)
 		protocol := field("protocol")
 		if protocol == "" {
 			protocol = "tcp"

@@ -121,31 +121,7 @@ type loading struct {
 // name the compose file, whose directory then holds the second.
 func prepare(ctx context.Context, o Options) (*loading, error) {
 	l := &loading{opt: o}
-	environ := o.Environ
-	if environ == nil {
-		environ = os.Environ()
-	}
-	osEnv := utils.GetAsEqualsMap(environ)
-	pre := []cli.ProjectOptionsFn{cli.WithWorkingDirectory(o.ProjectDirectory), cli.WithEnv(environ)}
-	if _, ok := osEnv["PWD"]; !ok {
-		if wd, err := os.Getwd(); err == nil {
-			pre = append(pre, cli.WithEnv([]string{"PWD=" + wd}))
-		}
-	}
-	envFiles := o.EnvFiles
-	if len(envFiles) == 0 {
-		envFiles = strings.FieldsFunc(osEnv["COMPOSE_ENV_FILES"], func(r rune) bool { return r == ',' })
-	}
-	withEnvFiles := l.envFileOption(envFiles, osEnv)
-	var po *cli.ProjectOptions
-	err := l.captured(func() (err error) {
-		po, err = cli.NewProjectOptions(o.Files, append(pre,
-			withEnvFiles, cli.WithDotEnv,
-			cli.WithConfigFileEnv, cli.WithDefaultConfigPath,
-			withEnvFiles, cli.WithDotEnv,
-			cli.WithName(o.ProjectName))...)
-		return err
-	})
+	po, err := l.discover()
 	if err != nil {
 		return nil, &Error{Err: err}
 	}
@@ -175,6 +151,55 @@ func prepare(ctx context.Context, o Options) (*loading, error) {
 	}
 	l.setName(o)
 	return l, nil
+}
+
+// discover finds the files and reads the env files.
+func (l *loading) discover() (po *cli.ProjectOptions, err error) {
+	o := l.opt
+	environ := o.Environ
+	if environ == nil {
+		environ = os.Environ()
+	}
+	osEnv := utils.GetAsEqualsMap(environ)
+	pre := []cli.ProjectOptionsFn{cli.WithWorkingDirectory(o.ProjectDirectory), cli.WithEnv(environ)}
+	if _, ok := osEnv["PWD"]; !ok {
+		if wd, err := os.Getwd(); err == nil {
+			pre = append(pre, cli.WithEnv([]string{"PWD=" + wd}))
+		}
+	}
+	envFiles := o.EnvFiles
+	if len(envFiles) == 0 {
+		envFiles = strings.FieldsFunc(osEnv["COMPOSE_ENV_FILES"], func(r rune) bool { return r == ',' })
+	}
+	withEnvFiles := l.envFileOption(envFiles, osEnv)
+	err = l.captured(func() (err error) {
+		po, err = cli.NewProjectOptions(o.Files, append(pre,
+			withEnvFiles, cli.WithDotEnv,
+			cli.WithConfigFileEnv, cli.WithDefaultConfigPath,
+			withEnvFiles, cli.WithDotEnv,
+			cli.WithName(o.ProjectName))...)
+		return err
+	})
+	return po, err
+}
+
+// ComposeVariables returns the variables whose names start with COMPOSE_: the
+// environment's, and where it has none those of the env files, which may
+// configure the command line as well as the compose file. What is wrong with the
+// files is for Load to say.
+func ComposeVariables(o Options) map[string]string {
+	l := &loading{opt: o}
+	po, err := l.discover()
+	if err != nil {
+		return nil
+	}
+	out := map[string]string{}
+	for k, v := range po.Environment {
+		if strings.HasPrefix(k, "COMPOSE_") {
+			out[k] = v
+		}
+	}
+	return out
 }
 
 // envFileOption is cli.WithEnvFiles with the environment taken from Options
@@ -509,8 +534,8 @@ func (l *loading) placeWarnings() {
 		if name, ok := strings.CutPrefix(w.Text, unsetVariable); ok && w.Pos == (Pos{}) {
 			name, _, _ = strings.Cut(name, "\"")
 			l.warnings[i].Pos = l.x.variableUse(name)
-		} else if m := errorPath.FindStringSubmatch(w.Text); m != nil && w.Pos == (Pos{}) {
-			l.warnings[i].Pos = l.x.find(append([]string{m[1]}, strings.FieldsFunc(m[2], isPathMark)...)...)
+		} else if path := pathIn(w.Text); path != nil && w.Pos == (Pos{}) {
+			l.warnings[i].Pos = l.x.find(path...)
 		}
 	}
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -14,8 +16,10 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/stackvm/stack/cmd/stack/render"
+	"github.com/stackvm/stack/cmd/stack/dockercli"
+	"github.com/stackvm/stack/cmd/stack/version"
 	"github.com/stackvm/stack/runtime/api"
+	"github.com/stackvm/stack/runtime/supervisor"
 	"github.com/stackvm/stack/spec"
 )
 
@@ -28,7 +32,19 @@ type app struct {
 	load     spec.Options // files, name, profiles … of the global flags
 	progress string
 	ansi     string
+	parallel int // steps at a time; below 1: no limit
+	dryRun   bool
 	debug    bool
+	adopt    bool // the project may be another checkout's
+
+	// Deprecated spellings, which scripts still use.
+	noANSI  bool
+	verbose bool
+	workdir string
+
+	showVersion bool // -v
+
+	compose map[string]string // COMPOSE_ variables of environment and env files
 }
 
 // exitStatus ends the program with a status and no message: the command of exec
@@ -47,10 +63,16 @@ type failure struct {
 }
 
 // run executes the command line and returns the exit status.
-func run(args []string) int {
+func run(call dockercli.Call) int {
 	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr}
+	if call.Metadata {
+		return a.report(dockercli.WriteMetadata(a.out, version.Version))
+	}
 	root := a.root()
-	root.SetArgs(args)
+	root.SetArgs(call.Args)
+	if call.As != "" {
+		a.answerAs(root, call.As)
+	}
 	return a.report(root.ExecuteContext(context.Background()))
 }
 
@@ -100,11 +122,18 @@ func (a *app) root() *cobra.Command {
 		SilenceUsage:  true,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return fmt.Errorf("unknown command %q: see stack --help", args[0])
+				return fmt.Errorf("unknown command %q: see %s --help", args[0], cmd.CommandPath())
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return a.settle(cmd) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if a.showVersion {
+				v := a.version()
+				return v.RunE(v, nil)
+			}
+			return cmd.Help()
+		},
 	}
 	root.SetIn(a.in)
 	root.SetOut(a.out)
@@ -121,9 +150,20 @@ func (a *app) root() *cobra.Command {
 	f.StringArrayVar(&a.load.Profiles, "profile", nil, "enable a `profile`, repeatable")
 	f.StringArrayVar(&a.load.EnvFiles, "env-file", nil, "environment `file`, repeatable")
 	f.BoolVar(&a.load.Compatibility, "compatibility", false, "name containers as compose version 1 did")
+	f.BoolVar(&a.load.AllResources, "all-resources", false, "include all resources, even those that no service uses")
+	f.IntVar(&a.parallel, "parallel", -1, "`number` of steps carried out at a time; -1: no limit")
+	root.PersistentFlags().BoolVar(&a.dryRun, "dry-run", false, "show what the command would do, and change nothing")
 	f.StringVar(&a.progress, "progress", "", "`type` of progress output: auto, tty, plain, json, quiet")
 	f.StringVar(&a.ansi, "ansi", "", "when to print ANSI control characters: never, always, auto")
-	f.BoolVar(&a.debug, "debug", false, "print what the program does, to standard error")
+	f.BoolVar(&a.adopt, "adopt", false, "take over the project that another directory of the same name made")
+	f.BoolVarP(&a.debug, "debug", "D", false, "print which files and plan a command works by, to standard error")
+	f.BoolVarP(&a.showVersion, "version", "v", false, "print the version")
+	f.BoolVar(&a.verbose, "verbose", false, "as --debug")
+	f.BoolVar(&a.noANSI, "no-ansi", false, "print no ANSI control characters")
+	f.StringVar(&a.workdir, "workdir", "", "as --project-directory")
+	for _, name := range []string{"verbose", "no-ansi", "workdir"} {
+		f.Lookup(name).Hidden = true
+	}
 
 	root.AddGroup(
 		&cobra.Group{ID: groupProject, Title: "Projects:"},
@@ -170,7 +210,20 @@ func (a *app) loadProject(ctx context.Context, o spec.Options) (*spec.Project, e
 	for _, w := range warnings {
 		fmt.Fprintln(a.err, "warning:", w)
 	}
-	return p, err
+	if a.debug && p != nil {
+		fmt.Fprintf(a.err, "debug: project %s in %s: compose files %q, env files %q, services %q\n", p.Name, p.WorkingDir, p.Files, p.EnvFiles, slices.Sorted(maps.Keys(p.Services)))
+	}
+	if err != nil || a.adopt {
+		return p, err
+	}
+	store, err := a.store()
+	if err != nil {
+		return nil, err
+	}
+	if err := supervisor.OwnCheckout(store, p); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 // projectOrName is project for commands that make nothing new and also work from
@@ -201,50 +254,8 @@ func (a *app) reach(ctx context.Context, services []string) (*spec.Project, stri
 	if err != nil {
 		return nil, "", nil, err
 	}
-	c, err := a.connect(ctx)
+	c, err := a.toChange(ctx)
 	return p, name, c, err
-}
-
-// colour reports whether w may get ANSI control characters.
-func (a *app) colour(w io.Writer) bool {
-	mode := a.ansi
-	if mode == "" {
-		mode = os.Getenv("COMPOSE_ANSI")
-	}
-	switch {
-	case os.Getenv("NO_COLOR") != "" || mode == "never":
-		return false
-	case mode == "always" || os.Getenv("CLICOLOR_FORCE") != "":
-		return true
-	}
-	return isTerminal(w) && os.Getenv("TERM") != "dumb"
-}
-
-// progressOut is where progress goes, and newProgress how it looks there.
-func (a *app) progressOut() io.Writer {
-	if v := os.Getenv("COMPOSE_STATUS_STDOUT"); v != "" && v != "0" && v != "false" {
-		return a.out
-	}
-	return a.err
-}
-
-func (a *app) newProgress(operation string, dryRun bool) (render.Progress, error) {
-	arg := a.progress
-	if arg == "" {
-		arg = os.Getenv("COMPOSE_PROGRESS")
-	}
-	mode, err := render.ParseMode(arg)
-	if err != nil {
-		return nil, err
-	}
-	out := a.progressOut()
-	if mode == render.ModeAuto {
-		mode = render.ModePlain
-		if isTerminal(out) && a.colour(out) {
-			mode = render.ModeTTY
-		}
-	}
-	return render.NewProgress(mode, out, operation, dryRun, func() (int, int) { return terminalSize(out) }), nil
 }
 
 func isTerminal(w any) bool {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
+	"io/fs"
 
 	dockerconfig "github.com/docker/cli/cli/config"
 	"github.com/docker/cli/cli/config/configfile"
@@ -27,11 +29,18 @@ func (a *app) store() (*state.Store, error) {
 	return state.Open(dirs.State), nil
 }
 
-// hashKey keys the hashes of services.
+// hashKey keys the hashes of services; a dry run makes none.
 func (a *app) hashKey() ([]byte, error) {
 	store, err := a.store()
 	if err != nil {
 		return nil, err
+	}
+	if a.dryRun {
+		// Where there is no key there is nothing to compare a hash with.
+		if key, err := store.FindHashKey(); !errors.Is(err, fs.ErrNotExist) {
+			return key, err
+		}
+		return make([]byte, state.HashKeyBytes), nil
 	}
 	return store.HashKey()
 }

@@ -38,7 +38,7 @@ func (a *app) down() *cobra.Command {
 	}
 	f := c.Flags()
 	f.BoolVarP(&o.Volumes, "volumes", "v", false, "remove the volumes that the compose file declares, and anonymous ones")
-	f.BoolVar(&o.RemoveOrphans, "remove-orphans", envBool("COMPOSE_REMOVE_ORPHANS"), "remove containers of services that are not in the compose file")
+	f.BoolVar(&o.RemoveOrphans, "remove-orphans", false, "remove containers of services that are not in the compose file")
 	timeout.add(c)
 	return c
 }
@@ -95,21 +95,15 @@ func (a *app) rm() *cobra.Command {
 			}
 			sel.Services = services
 			change := api.Apply{Command: api.Remove, Name: name, Project: p, Selection: sel, Confirm: api.ConfirmAll}
-			if !force {
-				preview := change
-				preview.DryRun = true
+			if !force && !a.dryRun {
+				plan, err := a.preview(ctx, c, change)
+				if err != nil {
+					return err
+				}
 				var names []string
-				for e, err := range c.Apply(ctx, preview) {
-					if err != nil {
-						return err
-					}
-					if e.Kind != api.EventPlan {
-						continue
-					}
-					for _, s := range e.Plan.Steps {
-						if s.Verb == planner.Remove && s.Noun == planner.ReplicaNoun {
-							names = append(names, s.Name)
-						}
+				for _, s := range plan.Steps {
+					if s.Verb == planner.Remove && s.Noun == planner.ReplicaNoun {
+						names = append(names, s.Name)
 					}
 				}
 				if len(names) == 0 {

@@ -70,6 +70,7 @@ func (a *app) assemble(link *keeper.Link, held map[string]*os.File, log *slog.Lo
 			return ""
 		},
 		Release:   credentials,
+		StoreDir:  volumesDir(dirs),
 		MemoryMiB: int(settings.Memory >> 20),
 		Handover:  link.Exec,
 		Build:     api.ThisBuild(),

@@ -9,29 +9,39 @@ import (
 
 	"github.com/stackvm/stack/planner"
 	"github.com/stackvm/stack/runtime/api"
+	"github.com/stackvm/stack/runtime/image"
 	"github.com/stackvm/stack/runtime/logs"
 	"github.com/stackvm/stack/runtime/state"
 	"github.com/stackvm/stack/runtime/supervisor"
 	"github.com/stackvm/stack/runtime/volume"
 )
 
-// planOffline is up's plan without a supervisor: what is recorded is what there
+// noImages is a store that does not exist yet.
+type noImages struct{}
+
+func (noImages) Get(string, string) (*image.Image, error) { return nil, image.ErrNotFound }
+
+// planOffline is a change's plan without a supervisor: what is recorded is what there
 // is.
 func (a *app) planOffline(change api.Apply) (planner.Plan, error) {
 	dirs, err := a.dirs()
 	if err != nil {
 		return planner.Plan{}, err
 	}
-	images, err := a.imageStore()
-	if err != nil {
-		return planner.Plan{}, err
+	var images supervisor.ImageFinder = noImages{}
+	if _, err := os.Stat(imagesDir(dirs)); err == nil { // opening makes one
+		store, err := a.imageStore()
+		if err != nil {
+			return planner.Plan{}, err
+		}
+		defer store.Close()
+		images = store
 	}
-	defer images.Close()
 	st, err := supervisor.ObserveFiles(state.Open(dirs.State), volume.Open(volumesDir(dirs), nil), images, change.Name, change.Project)
 	if err != nil {
 		return planner.Plan{}, err
 	}
-	plan, err := planner.Diff(change.Project, st, change.Options)
+	plan, err := supervisor.Plan(st, change)
 	for _, w := range plan.Warnings {
 		fmt.Fprintln(a.err, "warning:", w)
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -49,36 +48,21 @@ func (a *app) plan() *cobra.Command {
 	f.BoolVar(&asJSON, "json", false, "print the plan as JSON (docs/plan.md)")
 	f.BoolVar(&asDOT, "dot", false, "print the plan as a graph for Graphviz")
 	f.BoolVar(&exitCode, "exit-code", false, "exit with 0 if there is nothing to do, 2 if there are changes, 1 after an error")
-	f.BoolVar(&o.RemoveOrphans, "remove-orphans", envBool("COMPOSE_REMOVE_ORPHANS"), "plan the removal of containers of services that are not in the compose file")
+	f.BoolVar(&o.RemoveOrphans, "remove-orphans", false, "plan the removal of containers of services that are not in the compose file")
 	return c
 }
 
-// plannedUp asks for up's plan. It starts no supervisor: without one, what is
-// recorded is what there is.
+// plannedUp asks for up's plan.
 func (a *app) plannedUp(ctx context.Context, o planner.Options) (planner.Plan, error) {
+	a.dryRun = true
 	p, err := a.project(ctx, o.Services)
 	if err != nil {
 		return planner.Plan{}, err
 	}
-	o.Now = time.Now()
-	change := api.Apply{Command: api.Up, Name: p.Name, Project: p, Options: o, DryRun: true}
-	c, err := a.dial(ctx)
-	if errors.Is(err, api.ErrNoSupervisor) {
-		return a.planOffline(change)
-	}
+	c, err := a.toChange(ctx)
 	if err != nil {
 		return planner.Plan{}, err
 	}
-	for e, err := range c.Apply(ctx, change) {
-		if err != nil {
-			return planner.Plan{}, err
-		}
-		switch e.Kind {
-		case api.EventWarning:
-			fmt.Fprintln(a.err, "warning:", e.Text)
-		case api.EventPlan:
-			return *e.Plan, nil
-		}
-	}
-	return planner.Plan{}, errors.New("the supervisor made no plan")
+	o.Now, o.IgnoreOrphans = time.Now(), a.envBool("COMPOSE_IGNORE_ORPHANS")
+	return a.preview(ctx, c, api.Apply{Command: api.Up, Name: p.Name, Project: p, Options: o})
 }

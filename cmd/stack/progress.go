@@ -67,7 +67,7 @@ func stepEvent(s *api.StepEvent) render.Event {
 }
 
 func pullEvent(p *api.Progress) render.Event {
-	e := render.Event{ID: "Image " + p.Image, Status: render.Working, Text: p.Text, Current: p.Current, Total: p.Total}
+	e := render.Event{ID: "Image " + p.Image, Status: render.Working, Text: p.Text, Details: p.Details, Current: p.Current, Total: p.Total}
 	if p.Layer != "" {
 		e.ID, e.Parent = p.Layer, e.ID
 	}
@@ -86,7 +86,11 @@ func firstLine(s string) string {
 // apply carries a change out and shows it. A plan with destructive steps is put
 // to the user first, unless the change already has the consent.
 func (a *app) apply(ctx context.Context, c *api.Client, change api.Apply, observe func(api.Event) bool) error {
-	p, err := a.newProgress(string(change.Command), change.DryRun)
+	change.Parallel = a.parallel
+	if a.dryRun {
+		return a.rehearse(ctx, c, change)
+	}
+	p, err := a.newProgress(string(change.Command), false)
 	if err != nil {
 		return err
 	}
@@ -98,9 +102,13 @@ func (a *app) apply(ctx context.Context, c *api.Client, change api.Apply, observ
 func (a *app) applyTo(ctx context.Context, c *api.Client, change api.Apply, p render.Progress, observe func(api.Event) bool) error {
 	var plan *planner.Plan
 	var digest string
+	change.Adopt = a.adopt
 	err := a.follow(p, c.Apply(ctx, change), func(e api.Event) bool {
 		if e.Kind == api.EventPlan {
 			plan, digest = e.Plan, e.Digest
+			if a.debug {
+				fmt.Fprintf(a.err, "debug: plan:\n%s", plan)
+			}
 		}
 		return observe == nil || observe(e)
 	})

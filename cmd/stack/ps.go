@@ -17,7 +17,9 @@ import (
 
 	"github.com/stackvm/stack/cmd/stack/render"
 	"github.com/stackvm/stack/planner"
+	"github.com/stackvm/stack/runtime/api"
 	"github.com/stackvm/stack/runtime/state"
+	"github.com/stackvm/stack/runtime/supervisor"
 	"github.com/stackvm/stack/spec"
 )
 
@@ -107,6 +109,9 @@ func (a *app) projectReplicas(ctx context.Context, services []string) (*spec.Pro
 	if err != nil {
 		return nil, nil, err
 	}
+	if free, _, err := supervisor.FreeBytes(store.Dir()); err == nil && free < fullDisk {
+		a.refresh(ctx, name, replicas)
+	}
 	for _, s := range services {
 		known := p == nil || p.Services[s] != nil || slices.Contains(p.Disabled, s) ||
 			slices.ContainsFunc(replicas, func(r *state.Replica) bool { return r.Service == s })
@@ -119,6 +124,30 @@ func (a *app) projectReplicas(ctx context.Context, services []string) (*spec.Pro
 	}
 	slices.SortFunc(replicas, func(x, y *state.Replica) int { return cmp.Compare(x.Name, y.Name) })
 	return p, replicas, nil
+}
+
+// fullDisk is how little space, in bytes, makes it possible that a supervisor
+// could not record what happened.
+const fullDisk = 2 << 30
+
+// refresh replaces what is recorded of replicas by what the supervisor knows, if
+// one answers soon.
+func (a *app) refresh(ctx context.Context, project string, replicas []*state.Replica) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	c, err := a.dial(ctx)
+	if err != nil {
+		return
+	}
+	live, err := c.Replicas(ctx, api.Select{Project: project, OneOff: true})
+	if err != nil {
+		return
+	}
+	for i, r := range replicas {
+		if j := slices.IndexFunc(live, func(l api.Replica) bool { return l.ID == r.ID }); j >= 0 {
+			replicas[i] = &live[j]
+		}
+	}
 }
 
 // psLayout is compose's, as are the names of the fields.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/stackvm/stack/cmd/stack/render"
 	"github.com/stackvm/stack/runtime/api"
 )
 
@@ -33,6 +34,10 @@ func (a *app) pull() *cobra.Command {
 			if r.Registry, err = a.registry(p); err != nil {
 				return err
 			}
+			r.Parallel = a.parallel
+			if a.dryRun {
+				return a.rehearsePull(r.Images)
+			}
 			c, err := a.connect(ctx)
 			if err != nil {
 				return err
@@ -56,4 +61,23 @@ func (a *app) pull() *cobra.Command {
 		return nil
 	}
 	return c
+}
+
+// rehearsePull shows a pull as it would look if it went well.
+func (a *app) rehearsePull(images []api.PullImage) error {
+	p, err := a.newProgress("pull", true)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	seen := map[string]bool{}
+	for _, i := range images {
+		if seen[i.Reference] {
+			continue
+		}
+		seen[i.Reference] = true
+		p.On(render.Event{ID: "Image " + i.Reference, Status: render.Working, Text: "Pulling"})
+		p.On(render.Event{ID: "Image " + i.Reference, Status: render.Done, Text: "Pulled"})
+	}
+	return nil
 }

@@ -48,7 +48,7 @@ func (a *app) up() *cobra.Command {
 			if err := checkPull(o.Pull); err != nil {
 				return err
 			}
-			if detach || o.Wait {
+			if detach || o.Wait || a.dryRun {
 				return interruptible(func(ctx context.Context, _ []string) error {
 					_, c, change, err := a.upChange(ctx, o)
 					if err != nil {
@@ -66,13 +66,16 @@ func (a *app) up() *cobra.Command {
 	f.StringArrayVar(&scale, "scale", nil, "scale SERVICE to NUM replicas (`SERVICE=NUM`), overrides the scale setting in the compose file")
 	f.BoolVar(&force, "force-recreate", false, "recreate containers even if their configuration and image have not changed")
 	f.BoolVar(&never, "no-recreate", false, "keep containers that exist, whatever changed")
-	f.BoolVar(&o.RemoveOrphans, "remove-orphans", envBool("COMPOSE_REMOVE_ORPHANS"), "remove containers of services that are not in the compose file")
+	f.BoolVar(&o.RemoveOrphans, "remove-orphans", false, "remove containers of services that are not in the compose file")
 	f.StringVar(&o.Pull, "pull", "", "pull images before running: always, missing, never")
 	return c
 }
 
 // upChange loads the project and asks for it to be up.
 func (a *app) upChange(ctx context.Context, o planner.Options) (*spec.Project, *api.Client, api.Apply, error) {
+	if o.IgnoreOrphans = a.envBool("COMPOSE_IGNORE_ORPHANS"); o.IgnoreOrphans && o.RemoveOrphans {
+		return nil, nil, api.Apply{}, errors.New("cannot combine COMPOSE_IGNORE_ORPHANS and --remove-orphans")
+	}
 	p, err := a.project(ctx, o.Services)
 	if err != nil {
 		return nil, nil, api.Apply{}, err
@@ -81,7 +84,7 @@ func (a *app) upChange(ctx context.Context, o planner.Options) (*spec.Project, *
 	if err != nil {
 		return nil, nil, api.Apply{}, err
 	}
-	c, err := a.connect(ctx)
+	c, err := a.toChange(ctx)
 	if err != nil {
 		return nil, nil, api.Apply{}, err
 	}
@@ -230,9 +233,4 @@ func parseScale(args []string) (map[string]int, error) {
 		scale[service] = n
 	}
 	return scale, nil
-}
-
-func envBool(name string) bool {
-	v, err := strconv.ParseBool(os.Getenv(name))
-	return err == nil && v
 }

@@ -209,6 +209,8 @@ type ExitStatus struct {
 	At   time.Time `json:"at"`
 	// Error says why it could not be run; Code is then 126 or 127.
 	Error string `json:"error,omitempty"`
+	// LogSeq is the number of the last log record of a container's run.
+	LogSeq uint64 `json:"logSeq,omitempty"`
 }
 
 // Exec runs a command inside a running container.
@@ -334,7 +336,6 @@ const (
 	EventState  EventKind = "state"  // a container changed state
 	EventHealth EventKind = "health" // a probe's verdict changed, or failed
 	EventOOM    EventKind = "oom"    // the kernel killed for memory in a container's cgroup
-	EventDisk   EventKind = "disk"   // a disk is full, or cannot be synced
 	EventReady  EventKind = "ready"  // the snapshot is complete
 )
 
@@ -349,7 +350,6 @@ type Event struct {
 	Health        Health      `json:"health,omitempty"`
 	Output        string      `json:"output,omitempty"` // of the probe, at most 4096 bytes
 	FailingStreak int         `json:"failingStreak,omitempty"`
-	Message       string      `json:"message,omitempty"`
 }
 
 // State is a container's, as the agent knows it.

@@ -12,19 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
-
-	"github.com/stackvm/stack/network/ethernet/internal/load"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(loader{m}) }
-
-// loader runs the tests, or the load of BenchmarkAlone.
-type loader struct{ m *testing.M }
-
-func (l loader) Run() int { return load.Main(l.m) }
 
 // patience is how long a test waits for what must come.
 const patience = 30 * time.Second

@@ -57,6 +57,8 @@ type Apply struct {
 	Selection planner.Selection   `json:"selection"`
 	// WaitTimeout bounds the steps that Options.Wait or Selection.Wait asks for; 0: not.
 	WaitTimeout time.Duration `json:"waitTimeoutNs,omitempty"`
+	// Parallel bounds the steps that are carried out at a time; below 1: no bound.
+	Parallel int `json:"parallel,omitempty"`
 
 	// DryRun ends the stream after the plan.
 	DryRun bool `json:"dryRun,omitempty"`
@@ -64,6 +66,9 @@ type Apply struct {
 	// seen and agreed to, or ConfirmAll. Without it such a plan ends the stream
 	// with CodeConfirm and changes nothing.
 	Confirm string `json:"confirm,omitempty"`
+	// Adopt makes a project this directory's own that has its name from another
+	// directory of the same name.
+	Adopt bool `json:"adopt,omitempty"`
 }
 
 // ConfirmAll agrees to any plan (-y).
@@ -151,7 +156,8 @@ type StepEvent struct {
 type Progress struct {
 	Image   string `json:"image"`           // reference as asked for
 	Layer   string `json:"layer,omitempty"` // short digest; empty: the image as a whole
-	Text    string `json:"text,omitempty"`  // Pulling fs layer, Downloading, Pull complete, Already exists
+	Text    string `json:"text,omitempty"`  // Pulling fs layer, Downloading, Pull complete, Already exists, Waiting
+	Details string `json:"details,omitempty"`
 	Current int64  `json:"current,omitempty"`
 	Total   int64  `json:"total,omitempty"` // bytes; 0: not known
 }
@@ -245,6 +251,7 @@ type Run struct {
 type Pull struct {
 	Images         []PullImage `json:"images"`
 	IgnoreFailures bool        `json:"ignoreFailures,omitempty"`
+	Parallel       int         `json:"parallel,omitempty"` // images at a time; below 1: all
 	Registry       Registry    `json:"registry"`
 }
 

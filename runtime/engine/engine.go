@@ -36,7 +36,14 @@ type Report struct {
 // report is called from one goroutine at a time, before a step begins and after
 // it has ended; every step is reported as done, failed or skipped exactly once.
 func Run(ctx context.Context, plan planner.Plan, do func(context.Context, planner.Step) error, report func(Report)) error {
+	return RunAtMost(ctx, 0, plan, do, report)
+}
+
+// RunAtMost is Run with at most limit steps under way at a time; below 1: no
+// limit. A wait does not count: what it waits for may need the room.
+func RunAtMost(ctx context.Context, limit int, plan planner.Plan, do func(context.Context, planner.Step) error, report func(Report)) error {
 	r := run{
+		limit:   limit,
 		steps:   plan.Steps,
 		missing: make([]int, len(plan.Steps)),
 		next:    make([][]int, len(plan.Steps)),
@@ -59,6 +66,7 @@ func Run(ctx context.Context, plan planner.Plan, do func(context.Context, planne
 }
 
 type run struct {
+	limit   int
 	steps   []planner.Step
 	missing []int   // needs that are not done, by step
 	next    [][]int // steps that need it, by step
@@ -77,9 +85,15 @@ func (r *run) all(ctx context.Context, do func(context.Context, planner.Step) er
 	lasting := context.WithoutCancel(ctx)
 
 	begun := make([]bool, len(r.steps))
-	running := 0
+	running, busy := 0, 0 // busy: those that count
+	var held []int        // ready, but there is no room
 	var first error
 	begin := func(i int) {
+		counts := r.steps[i].Verb != planner.Wait
+		if counts && r.limit > 0 && busy >= r.limit {
+			held = append(held, i)
+			return
+		}
 		if first == nil && ctx.Err() != nil {
 			first = context.Cause(ctx)
 		}
@@ -88,6 +102,9 @@ func (r *run) all(ctx context.Context, do func(context.Context, planner.Step) er
 		}
 		begun[i] = true
 		running++
+		if counts {
+			busy++
+		}
 		step, stepCtx := r.steps[i], lasting
 		if step.Verb == planner.Wait || step.Verb == planner.Pull {
 			stepCtx = interruptible
@@ -114,26 +131,36 @@ func (r *run) all(ctx context.Context, do func(context.Context, planner.Step) er
 		}
 		running--
 		step := r.steps[res.step]
+		if step.Verb != planner.Wait {
+			busy--
+		}
+		failed := false
 		switch {
 		case res.err == nil:
 			r.report(Report{Step: step, State: Done})
 		case first != nil && errors.Is(res.err, context.Canceled):
 			r.report(Report{Step: step, State: Skipped}) // a wait or pull cut short
-			continue
+			failed = true
 		default:
 			r.report(Report{Step: step, State: Failed, Err: res.err, Tolerated: step.Optional})
-			if !step.Optional {
+			if failed = !step.Optional; failed {
 				if first == nil {
 					first = res.err
 				}
 				cancel(context.Canceled)
-				continue
 			}
 		}
-		for _, n := range r.next[res.step] {
-			if r.missing[n]--; r.missing[n] == 0 {
-				begin(n)
+		ready := held
+		held = nil
+		if !failed {
+			for _, n := range r.next[res.step] {
+				if r.missing[n]--; r.missing[n] == 0 {
+					ready = append(ready, n)
+				}
 			}
+		}
+		for _, n := range ready {
+			begin(n)
 		}
 	}
 	for i, b := range begun {

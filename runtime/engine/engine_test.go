@@ -56,6 +56,64 @@ func TestNoBarrier(t *testing.T) {
 	})
 }
 
+// At most so many steps are under way, in the plan's order, and a wait that needs
+// one of them takes no room.
+func TestRunAtMost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := plan(
+			planner.Step{Verb: planner.Wait, Name: "w"},
+			planner.Step{Verb: planner.Create, Name: "a"},
+			planner.Step{Verb: planner.Create, Name: "b"},
+			planner.Step{Verb: planner.Create, Name: "c"},
+			planner.Step{Verb: planner.Start, Name: "d", After: []int{2}},
+			planner.Step{Verb: planner.Start, Name: "e", After: []int{4}},
+		)
+		var mu sync.Mutex
+		busy, most := 0, 0
+		var began []string
+		released := make(chan struct{})
+		err := RunAtMost(t.Context(), 2, p, func(_ context.Context, s planner.Step) error {
+			if s.Name == "w" {
+				<-released
+				return nil
+			}
+			mu.Lock()
+			busy++
+			most = max(most, busy)
+			began = append(began, s.Name)
+			mu.Unlock()
+			time.Sleep(time.Second)
+			mu.Lock()
+			busy--
+			mu.Unlock()
+			if s.Name == "e" {
+				close(released)
+			}
+			return nil
+		}, func(Report) {})
+		if err != nil || most != 2 || len(began) != 5 {
+			t.Errorf("%v; %d at once; began %v", err, most, began)
+		}
+		if last := began[4]; last != "e" {
+			t.Errorf("began %v", began)
+		}
+
+		fails := errors.New("no")
+		done := 0
+		err = RunAtMost(t.Context(), 1, p, func(ctx context.Context, s planner.Step) error {
+			if s.Name == "w" {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			done++
+			return fails
+		}, func(Report) {})
+		if !errors.Is(err, fails) || done != 1 {
+			t.Errorf("%v after %d steps: what had no room began although a step failed", err, done)
+		}
+	})
+}
+
 func TestFirstErrorCancelsWhatHasNotBegun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := plan(

@@ -36,6 +36,8 @@ type Progress struct {
 	Layer          string // the layer's digest in the registry, sha256:…
 	Phase          Phase
 	Current, Total int64 // bytes of the compressed layer; equal from Extracting on
+
+	Hold registry.Hold // of Held and Resumed, which are about no Layer
 }
 
 // Phase is what happens to a layer.
@@ -47,6 +49,9 @@ const (
 	Extracting  Phase = "extracting"  // all is here; the rest is written
 	Done        Phase = "done"
 	Exists      Phase = "exists" // was in the store before
+
+	Held    Phase = "held"    // a registry is given a pause, as it asks
+	Resumed Phase = "resumed" // the pause is over
 )
 
 // Resolve asks the registry which digest a name leads to now. Of a
@@ -57,13 +62,36 @@ func (s *Store) Resolve(ctx context.Context, ref string, opt PullOptions) (strin
 	if err != nil {
 		return "", err
 	}
-	c := s.client(opt)
+	c := s.client(opt, reporter(ref, opt.Progress))
 	defer c.Close()
 	return c.Resolve(ctx, parsed.Repo, parsed.name())
 }
 
-func (s *Store) client(opt PullOptions) *registry.Client {
-	return registry.New(registry.Options{Config: s.cfg, Keychain: opt.Keychain, Proxy: opt.Proxy, Log: s.log})
+// reporter tells progress of what is done about a name, one report at a time. A
+// nil progress hears nothing.
+func reporter(ref string, progress func(Progress)) func(Progress) {
+	var mu sync.Mutex
+	return func(p Progress) {
+		if progress != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			p.Ref = ref
+			progress(p)
+		}
+	}
+}
+
+func (s *Store) client(opt PullOptions, report func(Progress)) *registry.Client {
+	return registry.New(registry.Options{
+		Config: s.cfg, Keychain: opt.Keychain, Proxy: opt.Proxy, Log: s.log,
+		Held: func(h registry.Hold) {
+			p := Progress{Phase: Held, Hold: h}
+			if h.For == 0 {
+				p.Phase = Resumed
+			}
+			report(p)
+		},
+	})
 }
 
 // Pull makes sure that the store has what the registry now holds under a name,
@@ -78,13 +106,14 @@ func (s *Store) Pull(ctx context.Context, ref string, opt PullOptions) (*Image, 
 	if err != nil {
 		return nil, err
 	}
-	c := s.client(opt)
+	report := reporter(ref, opt.Progress)
+	c := s.client(opt, report)
 	defer c.Close()
 	src := &remoteImage{client: c, repo: parsed.Repo, known: s.text}
 	if err := src.find(ctx, parsed.name(), platform, opt.Platform != ""); err != nil {
 		return nil, fmt.Errorf("pulling: %w", err)
 	}
-	img, err := s.add(ctx, parsed, src, ref, opt.Progress)
+	img, err := s.add(ctx, parsed, src, report)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -102,7 +131,7 @@ func spaceHint(err error) error {
 }
 
 // add is what Pull and Import share: everything after the descriptions.
-func (s *Store) add(ctx context.Context, ref Ref, src source, shown string, progress func(Progress)) (*Image, error) {
+func (s *Store) add(ctx context.Context, ref Ref, src source, report func(Progress)) (*Image, error) {
 	t := src.texts()
 	img, err := describe(t)
 	if err != nil {
@@ -119,15 +148,6 @@ func (s *Store) add(ctx context.Context, ref Ref, src source, shown string, prog
 	}
 	defer use.unlock()
 
-	var mu sync.Mutex
-	report := func(p Progress) {
-		if progress != nil {
-			mu.Lock()
-			defer mu.Unlock()
-			p.Ref = shown
-			progress(p)
-		}
-	}
 	g, gctx := errgroup.WithContext(ctx)
 	shared := make(map[string][]int) // one diff-id may come several times
 	for n, l := range img.Layers {

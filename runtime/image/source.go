@@ -142,7 +142,7 @@ func (s *Store) Import(ctx context.Context, img v1.Image, ref string) (*Image, e
 	if err := src.read(); err != nil {
 		return nil, fmt.Errorf("importing %q: %w", ref, err)
 	}
-	added, err := s.add(ctx, parsed, src, ref, nil)
+	added, err := s.add(ctx, parsed, src, reporter(ref, nil))
 	if err != nil {
 		return nil, fmt.Errorf("importing %q: %w", ref, spaceHint(err))
 	}

@@ -171,7 +171,7 @@ func TestFollowerMissesNothing(t *testing.T) {
 			}
 		}
 		for range rapid.IntRange(1, 60).Draw(rt, "steps") {
-			switch rapid.IntRange(0, 5).Draw(rt, "step") {
+			switch rapid.IntRange(0, 6).Draw(rt, "step") {
 			case 0:
 				read()
 			case 2: // another machine, which counts from 1
@@ -191,6 +191,10 @@ func TestFollowerMissesNothing(t *testing.T) {
 				if w.Last() != seq {
 					rt.Fatalf("recovered %d, wrote %d", w.Last(), seq)
 				}
+			case 3: // the end of a run: no record, and nothing is counted anew
+				if err := w.End(time.Unix(int64(seq), 0), End{Seen: time.Unix(1, 0)}, seq); err != nil {
+					rt.Fatal(err)
+				}
 			default:
 				var batch []*wire.LogRecord
 				for range rapid.IntRange(1, 5).Draw(rt, "records") {
@@ -207,6 +211,61 @@ func TestFollowerMissesNothing(t *testing.T) {
 			rt.Fatalf("saw %d of %d", seen, seq)
 		}
 	})
+}
+
+// The end of a run stands behind the last line of the run, whichever of the two
+// arrives first and whatever the clocks say.
+func TestEnds(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log.json")
+	w, err := OpenWriter(path, Default)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	all := open(t, path, Filter{Tail: -1, Ends: true})
+	got := func() string {
+		var words []string
+		for _, r := range readAll(t, all) {
+			if r.End != nil {
+				words = append(words, fmt.Sprintf("end %d at %d", r.End.Code, r.Time.Unix()))
+				continue
+			}
+			words = append(words, strings.TrimSpace(r.Log))
+		}
+		return strings.Join(words, ", ")
+	}
+	check := func(what, want string, err error) {
+		t.Helper()
+		if now := got(); err != nil || now != want {
+			t.Errorf("%s: %q, %v; want %q", what, now, err, want)
+		}
+	}
+	end := func(code int, seq uint64) error {
+		return w.End(time.Unix(1, 0), End{Code: code, Seen: time.Unix(5, 0)}, seq)
+	}
+	check("the first record", "one", w.Append(record(1, "one")))
+	check("an end that is too early", "", end(3, 3))
+	check("its last but one record", "two", w.Append(record(2, "two")))
+	changed := w.Changed()
+	check("its last record", "three, end 3 at 1", w.Append(record(3, "three")))
+	<-changed
+	check("an end after the last record", "end 4 at 1", end(4, 3))
+	check("an end whose record does not come", "", end(5, 9))
+	check("another machine", "end 5 at 1", w.Begin())
+	check("its record", "four", w.Append(record(1, "four")))
+	check("another such end", "", end(6, 9))
+	check("no more comes", "end 6 at 1", w.Settle())
+
+	// They count as no lines, and who does not ask does not see them.
+	if got := readAll(t, open(t, path, Filter{Tail: 2})); len(got) != 2 || got[0].Log != "three\n" || got[1].Log != "four\n" {
+		t.Errorf("the last two: %+v", got)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if w, err = OpenWriter(path, Default); err != nil || w.Last() != 1 {
+		t.Fatalf("reopened, the last record is %d, %v", w.Last(), err)
+	}
 }
 
 func TestTailDoesNotCountMarkers(t *testing.T) {

@@ -15,6 +15,7 @@ type Filter struct {
 	Since time.Time // zero: from the first
 	Until time.Time // zero: to the last
 	Tail  int       // only the last records there are when opened; negative: all
+	Ends  bool      // the ends of runs are wanted as well, those of any time
 }
 
 // Reader reads one replica's log across its rotated files, oldest first, while
@@ -71,6 +72,9 @@ func (r *Reader) Next() (Record, error) {
 			return Record{}, err
 		}
 		if isMarker(line) {
+			if rec, ok := parseRecord(line); ok && r.filter.Ends && rec.End != nil {
+				return rec, nil
+			}
 			continue
 		}
 		rec, ok := parseRecord(line)
@@ -309,7 +313,7 @@ func tailOffset(f io.ReaderAt, size int64, n int) (off int64, found int, err err
 }
 
 func markerAt(f io.ReaderAt, off int64) (bool, error) {
-	head := make([]byte, len(markerPrefix))
+	head := make([]byte, longest)
 	n, err := f.ReadAt(head, off)
 	if errors.Is(err, io.EOF) {
 		err = nil

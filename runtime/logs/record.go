@@ -16,6 +16,16 @@ type Record struct {
 	Stream string    `json:"stream"` // stdout, stderr
 	Time   time.Time `json:"time"`
 	Seq    uint64    `json:"seq,omitempty"` // of its machine
+
+	// End tells, in place of a line, that what wrote the lines before has ended.
+	End *End `json:"end,omitempty"`
+}
+
+// End is how a run of a replica ended.
+type End struct {
+	Code       int       `json:"code"`
+	Seen       time.Time `json:"seen"` // by the host's clock
+	Restarting bool      `json:"restarting,omitempty"`
 }
 
 // appendRecord appends the JSON line of r. It is written by hand because it is
@@ -90,10 +100,29 @@ func appendEscaped(b, line []byte) []byte {
 	return append(b, line[start:]...)
 }
 
-// markerPrefix starts the lines that Writer.Begin writes, which are no records.
-const markerPrefix = `{"boot":`
+// What the lines of Writer.Begin and Writer.End start with, which are no records.
+const (
+	beginPrefix = `{"boot":`
+	endPrefix   = `{"log":"","end":`
+	longest     = len(endPrefix)
+)
 
-func isMarker(line []byte) bool { return bytes.HasPrefix(line, []byte(markerPrefix)) }
+func isMarker(line []byte) bool { return bytes.HasPrefix(line, []byte(beginPrefix)) || isEnd(line) }
+
+func isEnd(line []byte) bool { return bytes.HasPrefix(line, []byte(endPrefix)) }
+
+// appendEnd appends the line of an end; seq is that of the record before it.
+func appendEnd(b []byte, at time.Time, e End, seq uint64) []byte {
+	text, err := json.Marshal(e)
+	if err != nil {
+		panic(err) // a bug: it holds nothing that has no JSON but years
+	}
+	b = append(append(b, endPrefix...), text...)
+	b = append(b, `,"time":"`...)
+	b = recordTime(at.UnixNano()).AppendFormat(b, time.RFC3339Nano)
+	b = append(b, `","seq":`...)
+	return append(strconv.AppendUint(b, seq, 10), "}\n"...)
+}
 
 func parseRecord(line []byte) (Record, bool) {
 	var r Record

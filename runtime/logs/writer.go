@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"sync"
 	"time"
@@ -22,8 +23,16 @@ type Writer struct {
 	f       *os.File
 	size    int64
 	last    uint64
+	ends    []pendingEnd // of runs whose last records have not come
 	buf     []byte
 	changed chan struct{} // closed at the next append; nil while nobody waits
+}
+
+// pendingEnd is written when the record numbered seq has been.
+type pendingEnd struct {
+	at  time.Time
+	end End
+	seq uint64
 }
 
 // OpenWriter opens the log at path, making it 0600, and removes the half line
@@ -165,9 +174,51 @@ func (w *Writer) Append(records ...*wire.LogRecord) error {
 	if cap(w.buf) > 1<<20 {
 		w.buf = nil // one burst need not be kept for ever
 	}
+	w.notifyLocked()
+	return w.endLocked(last)
+}
+
+func (w *Writer) notifyLocked() {
 	if w.changed != nil {
 		close(w.changed)
 		w.changed = nil
+	}
+}
+
+// End writes down how a run ended, at a time by its machine's clock, behind the
+// record numbered seq, which is the run's last: at once, or when that has been
+// written, or when the log is settled.
+func (w *Writer) End(at time.Time, e End, seq uint64) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ends = append(w.ends, pendingEnd{at, e, seq})
+	return w.endLocked(w.last)
+}
+
+// Settle writes down the ends whose records have not come: none will.
+func (w *Writer) Settle() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.endLocked(math.MaxUint64)
+}
+
+// endLocked writes the ends of runs whose records up to seq are all there are.
+func (w *Writer) endLocked(seq uint64) error {
+	for len(w.ends) > 0 && w.ends[0].seq <= seq {
+		if w.f == nil {
+			return fmt.Errorf("writing log %s: %w", w.path, fs.ErrClosed)
+		}
+		e := w.ends[0]
+		n, err := w.f.Write(appendEnd(nil, e.at, e.end, w.last))
+		if err != nil {
+			if n > 0 {
+				err = errors.Join(err, w.f.Truncate(w.size))
+			}
+			return fmt.Errorf("writing log %s: %w", w.path, err)
+		}
+		w.size += int64(n)
+		w.ends = w.ends[1:]
+		w.notifyLocked()
 	}
 	return nil
 }
@@ -180,10 +231,13 @@ func (w *Writer) Begin() error {
 	if w.f == nil {
 		return fmt.Errorf("writing log %s: %w", w.path, fs.ErrClosed)
 	}
+	if err := w.endLocked(math.MaxUint64); err != nil {
+		return err
+	}
 	if w.size == 0 && w.last == 0 {
 		return nil // nothing of another machine is there
 	}
-	line := fmt.Appendf(nil, "%s%q}\n", markerPrefix, time.Now().UTC().Format(time.RFC3339Nano))
+	line := fmt.Appendf(nil, "%s%q}\n", beginPrefix, time.Now().UTC().Format(time.RFC3339Nano))
 	n, err := w.f.Write(line)
 	if err != nil {
 		return fmt.Errorf("writing log %s: %w", w.path, errors.Join(err, w.f.Truncate(w.size)))
@@ -243,10 +297,7 @@ func (w *Writer) Close() error {
 	if w.f == nil {
 		return nil
 	}
-	if w.changed != nil {
-		close(w.changed)
-		w.changed = nil
-	}
+	w.notifyLocked()
 	err := w.f.Close()
 	w.f = nil
 	return err

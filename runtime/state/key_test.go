@@ -22,7 +22,7 @@ func TestHashKeyIsOneForAllProcesses(t *testing.T) {
 	}
 	wg.Wait()
 	for _, k := range keys {
-		if len(k) != hashKeyBytes || !bytes.Equal(k, keys[0]) {
+		if len(k) != HashKeyBytes || !bytes.Equal(k, keys[0]) {
 			t.Fatalf("keys differ: %x and %x", keys[0], k)
 		}
 	}

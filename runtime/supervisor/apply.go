@@ -7,11 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
@@ -94,10 +94,13 @@ type change struct {
 	send    func(api.Event)
 	reg     api.Registry
 	timeout time.Duration // of --wait
-	began   time.Time
+	// parallel bounds the steps under way; below 1: no bound.
+	parallel int
+	began    time.Time
 
 	mu     sync.Mutex
-	booted []*replica // made in this change, with a machine ahead of their start
+	booted []*replica        // made in this change, with a machine ahead of their start
+	told   map[string]string // notices the client has been told, by container name
 }
 
 func (c *change) event(e api.Event) {
@@ -112,7 +115,7 @@ func (c *change) warn(format string, args ...any) {
 // Apply carries a command out and tells send what happens; the last event is
 // EventDone. pid is the client's.
 func (s *Supervisor) Apply(ctx context.Context, a api.Apply, pid int, send func(api.Event)) {
-	c := &change{s: s, project: a.Project, name: a.Name, send: send, reg: a.Registry, timeout: a.WaitTimeout, began: time.Now()}
+	c := &change{s: s, project: a.Project, name: a.Name, send: send, reg: a.Registry, timeout: a.WaitTimeout, parallel: a.Parallel, began: time.Now()}
 	if c.project != nil && c.name == "" {
 		c.name = c.project.Name
 	}
@@ -178,12 +181,12 @@ func (c *change) apply(ctx context.Context, a api.Apply, pid int) error {
 		}
 		defer release()
 	}
-	if c.project != nil {
-		if err := c.s.ownDirectory(c.project); err != nil {
+	if c.project != nil && !a.Adopt {
+		if err := OwnCheckout(c.s.opt.State, c.project); err != nil {
 			return err
 		}
 	}
-	a.Options.Now = c.began
+	a.Name, a.Options.Now = c.name, c.began
 	plan, err := c.plan(ctx, a)
 	if err != nil {
 		return &api.Error{Code: api.CodeInvalid, Message: presentable(err).Error()}
@@ -199,6 +202,7 @@ func (c *change) apply(ctx context.Context, a api.Apply, pid int) error {
 	if plan.Destructive() && a.Confirm != api.ConfirmAll && a.Confirm != digest {
 		return &api.Error{Code: api.CodeConfirm, Message: "the plan destroys data and was not confirmed"}
 	}
+	c.tellNotices()
 	warnings, faults := c.s.preflight(c.project, plan)
 	for _, w := range warnings {
 		c.event(api.Event{Kind: api.EventWarning, Text: w})
@@ -215,7 +219,7 @@ func (c *change) apply(ctx context.Context, a api.Apply, pid int) error {
 		e.Code = api.CodeRefused
 		return e
 	}
-	if !plan.Empty() && (a.Command == api.Up || a.Command == api.Create) {
+	if (!plan.Empty() || a.Adopt) && (a.Command == api.Up || a.Command == api.Create) {
 		if err := c.s.recordProject(c.project); err != nil {
 			return err
 		}
@@ -239,6 +243,24 @@ func starts(plan planner.Plan) bool {
 	return slices.ContainsFunc(plan.Steps, func(s planner.Step) bool { return s.Verb == planner.Start })
 }
 
+// tellNotices says what holds up replicas that run already.
+func (c *change) tellNotices() {
+	notices := map[string]string{}
+	c.s.mu.Lock()
+	for _, r := range c.s.replicas {
+		if r.rec.Project == c.name && r.rec.Notice != "" {
+			notices[r.rec.Name] = r.rec.Notice
+		}
+	}
+	c.s.mu.Unlock()
+	c.mu.Lock()
+	c.told = notices
+	c.mu.Unlock()
+	for _, name := range sortedKeys(notices) {
+		c.warn("container %s: %s", name, notices[name])
+	}
+}
+
 // plan observes and asks the planner. Images whose outcome the plan depends on
 // are pulled first.
 func (c *change) plan(ctx context.Context, a api.Apply) (planner.Plan, error) {
@@ -246,37 +268,42 @@ func (c *change) plan(ctx context.Context, a api.Apply) (planner.Plan, error) {
 	if err != nil {
 		return planner.Plan{}, err
 	}
+	plan, err := Plan(st, a)
+	if err != nil {
+		return plan, err
+	}
+	refresh := plan.Refresh()
+	if refresh.Empty() || a.DryRun {
+		return plan, nil
+	}
+	if err := c.run(ctx, refresh); err != nil {
+		return plan, err
+	}
+	if st, err = c.s.Observe(c.name, c.project); err != nil {
+		return plan, err
+	}
+	return Plan(st, a)
+}
+
+// Plan asks the planner for what a command needs, from what was observed.
+func Plan(st planner.State, a api.Apply) (planner.Plan, error) {
 	switch a.Command {
 	case api.Up, api.Create:
-		if c.project == nil {
+		if a.Project == nil {
 			return planner.Plan{}, errors.New("the request has no project")
 		}
 		a.Options.NoStart = a.Options.NoStart || a.Command == api.Create
-		plan, err := planner.Diff(c.project, st, a.Options)
-		if err != nil {
-			return plan, err
-		}
-		refresh := plan.Refresh()
-		if refresh.Empty() || a.DryRun {
-			return plan, nil
-		}
-		if err := c.run(ctx, refresh); err != nil {
-			return plan, err
-		}
-		if st, err = c.s.Observe(c.name, c.project); err != nil {
-			return plan, err
-		}
-		return planner.Diff(c.project, st, a.Options)
+		return planner.Diff(a.Project, st, a.Options)
 	case api.Down:
-		return planner.Down(st, c.project, c.name, a.Down)
+		return planner.Down(st, a.Project, a.Name, a.Down)
 	case api.Stop:
-		return planner.StopAll(st, c.project, c.name, a.Selection)
+		return planner.StopAll(st, a.Project, a.Name, a.Selection)
 	case api.Start:
-		return planner.StartAll(st, c.project, c.name, a.Selection)
+		return planner.StartAll(st, a.Project, a.Name, a.Selection)
 	case api.Restart:
-		return planner.RestartAll(st, c.project, c.name, a.Selection)
+		return planner.RestartAll(st, a.Project, a.Name, a.Selection)
 	case api.Remove:
-		return planner.RemoveAll(st, c.project, c.name, a.Selection)
+		return planner.RemoveAll(st, a.Project, a.Name, a.Selection)
 	}
 	return planner.Plan{}, fmt.Errorf("unknown command %q", a.Command)
 }
@@ -319,9 +346,14 @@ func wanted(p *spec.Project, network string) bool {
 	return false
 }
 
+// ImageFinder is what of an image store observing needs.
+type ImageFinder interface {
+	Get(ref, platform string) (*image.Image, error)
+}
+
 // ObserveFiles is Observe without a supervisor: it changes nothing and starts
 // nothing.
-func ObserveFiles(files *state.Store, volumes Volumes, images Images, name string, p *spec.Project) (planner.State, error) {
+func ObserveFiles(files *state.Store, volumes Volumes, images ImageFinder, name string, p *spec.Project) (planner.State, error) {
 	st, err := files.Observe(name, nil)
 	if err != nil {
 		return st, err
@@ -340,7 +372,7 @@ func ObserveFiles(files *state.Store, volumes Volumes, images Images, name strin
 	return observeStores(st, name, p, volumes, images)
 }
 
-func observeStores(st planner.State, name string, p *spec.Project, volumes Volumes, images Images) (planner.State, error) {
+func observeStores(st planner.State, name string, p *spec.Project, volumes Volumes, images ImageFinder) (planner.State, error) {
 	slices.SortFunc(st.Replicas, func(a, b planner.Replica) int { return strings.Compare(a.Name+a.ID, b.Name+b.ID) })
 	slices.SortFunc(st.Networks, func(a, b planner.Network) int { return strings.Compare(a.Name+a.ID, b.Name+b.ID) })
 	all, err := volumes.List()
@@ -388,51 +420,13 @@ func observeStores(st planner.State, name string, p *spec.Project, volumes Volum
 	return st, nil
 }
 
-// ownDirectory refuses a project whose name, taken from its directory, is that
-// of another directory's project.
-func (s *Supervisor) ownDirectory(p *spec.Project) error {
-	if p.NameFrom != spec.NameFromDirectory {
-		return nil
-	}
-	rec, err := s.opt.State.Project(p.Name)
-	if notExist(err) || err == nil && (rec.WorkingDir == p.WorkingDir || rec.NameFrom != spec.NameFromDirectory) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	was, err := os.Stat(rec.WorkingDir)
-	if err != nil || !was.IsDir() {
-		return nil //nolint:nilerr // moved, or removed
-	}
-	if now, err := os.Stat(p.WorkingDir); err == nil && os.SameFile(was, now) {
-		return nil
-	}
-	found := false
-	for _, f := range rec.Files {
-		if _, err := os.Stat(f); err == nil {
-			found = true
-		}
-	}
-	if !found {
-		return nil
-	}
-	return &api.Error{
-		Code:    api.CodeRefused,
-		Message: fmt.Sprintf("project %q is that of %s; %s has the same name only because of its directory's", p.Name, rec.WorkingDir, p.WorkingDir),
-		Hint:    "give one of them another name: -p NAME, or name: in its compose file",
-	}
-}
-
 func (s *Supervisor) recordProject(p *spec.Project) error {
 	rec := &state.Project{
 		Name: p.Name, NameFrom: p.NameFrom, WorkingDir: p.WorkingDir, Files: p.Files, EnvFiles: p.EnvFiles,
 		Updated: time.Now(), Desired: p.Redact(),
 	}
 	if info, err := os.Stat(p.WorkingDir); err == nil {
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			rec.DirInode = st.Ino
-		}
+		rec.DirInode = inode(info)
 	}
 	return s.opt.State.PutProject(rec)
 }
@@ -459,7 +453,7 @@ func (c *change) run(ctx context.Context, plan planner.Plan) error {
 		waitCtx, cancel = context.WithTimeoutCause(ctx, c.timeout, fmt.Errorf("timeout waiting for condition: %v have passed", c.timeout))
 		defer cancel()
 	}
-	return engine.Run(waitCtx, plan, c.do, func(r engine.Report) {
+	return engine.RunAtMost(waitCtx, c.parallel, plan, c.do, func(r engine.Report) {
 		step := r.Step
 		e := &api.StepEvent{ID: step.ID, Verb: step.Verb, Noun: step.Noun, Name: step.Name, State: api.StepState(r.State), Text: stepText(step, r.State)}
 		if r.State == engine.Started {
@@ -480,22 +474,13 @@ func (c *change) run(ctx context.Context, plan planner.Plan) error {
 
 // stepText is what compose says of a step.
 func stepText(s planner.Step, st engine.State) string {
-	words, ok := map[planner.Verb][2]string{
-		planner.Pull: {"Pulling", "Pulled"}, planner.Create: {"Creating", "Created"}, planner.Start: {"Starting", "Started"},
-		planner.Stop: {"Stopping", "Stopped"}, planner.Remove: {"Removing", "Removed"}, planner.Recreate: {"Recreate", "Recreated"},
-		planner.Restart: {"Restarting", "Started"}, planner.Wait: {"Waiting", "Healthy"},
-	}[s.Verb]
-	if s.Verb == planner.Wait && s.Condition == spec.ConditionCompleted {
-		words[1] = "Exited"
-	}
-	switch {
-	case !ok:
-		return string(s.Verb)
-	case st == engine.Started:
-		return words[0]
-	case st == engine.Done:
-		return words[1]
-	case st == engine.Skipped:
+	doing, done := s.Words()
+	switch st {
+	case engine.Started:
+		return doing
+	case engine.Done:
+		return done
+	case engine.Skipped:
 		return "Skipped"
 	}
 	return "Error"
@@ -662,7 +647,9 @@ func (c *change) create(ctx context.Context, step planner.Step, old *replica) er
 // longer be.
 func (c *change) wait(ctx context.Context, step planner.Step, r *replica) error {
 	s := c.s
-	told, notice := "", ""
+	c.mu.Lock()
+	told, notice := c.told[step.Name], ""
+	c.mu.Unlock()
 	for {
 		paused, cancel := context.WithCancel(ctx)
 		err := s.await(paused, r, func() (bool, error) {
@@ -760,6 +747,10 @@ func (s *Supervisor) pull(ctx context.Context, p api.PullImage, reg api.Registry
 	opt := s.pullOptions(p, reg)
 	last := map[string]time.Time{}
 	opt.Progress = func(pr image.Progress) {
+		if pr.Phase == image.Held || pr.Phase == image.Resumed {
+			sendHold(p, pr, send)
+			return
+		}
 		// A terminal redraws ten times a second: more is not seen.
 		now := time.Now()
 		if pr.Phase == image.Downloading && now.Sub(last[pr.Layer]) < 50*time.Millisecond {
@@ -779,6 +770,21 @@ func (s *Supervisor) pull(ctx context.Context, p api.PullImage, reg api.Registry
 	}
 	s.emit(objectEvent("image", "pull", img.ID, p.Reference, "", "", nil))
 	return nil
+}
+
+// sendHold tells that a registry is given a pause, and its end. One that nobody
+// would notice is not worth a line.
+func sendHold(p api.PullImage, pr image.Progress, send func(api.Event)) {
+	e := &api.Progress{Image: p.Reference, Text: "Pulling"}
+	switch hold := pr.Hold; {
+	case pr.Phase != image.Held:
+	case hold.For < time.Second:
+		return
+	default:
+		e.Text = "Waiting"
+		e.Details = fmt.Sprintf("%s: %s answers %d %s", hold.For.Round(time.Second), hold.Host, hold.Status, http.StatusText(hold.Status))
+	}
+	send(api.Event{Kind: api.EventProgress, Progress: e})
 }
 
 func shortDigest(d string) string {
@@ -822,7 +828,7 @@ func (s *Supervisor) Pull(ctx context.Context, p api.Pull, send func(api.Event))
 		plan.Steps = append(plan.Steps, planner.Step{ID: len(plan.Steps) + 1, Verb: planner.Pull, Noun: planner.ImageNoun, Name: img.Reference, Service: img.Service, Optional: p.IgnoreFailures})
 	}
 	c := &change{s: s, send: send, reg: p.Registry}
-	err := engine.Run(ctx, plan, func(ctx context.Context, step planner.Step) error {
+	err := engine.RunAtMost(ctx, p.Parallel, plan, func(ctx context.Context, step planner.Step) error {
 		return s.pull(ctx, images[step.Name], p.Registry, c.event)
 	}, func(r engine.Report) {
 		e := &api.StepEvent{ID: r.Step.ID, Verb: r.Step.Verb, Noun: r.Step.Noun, Name: r.Step.Name, State: api.StepState(r.State), Text: stepText(r.Step, r.State)}
@@ -917,8 +923,8 @@ func (s *Supervisor) Run(ctx context.Context, req api.Run, send func(api.Event))
 		if m.name == "" {
 			m.name = fmt.Sprintf("%s-%s-run-%s", req.Project.Name, svc.Name, state.NewID()[:12])
 		}
-		if s.byName(c.name, m.name) != nil {
-			return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("container name %q is in use", m.name)}
+		if held := s.nameHolder(m.name, ""); held != "" {
+			return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("container name %q is already in use by %s", m.name, held), Hint: "give this one another --name, or remove that container"}
 		}
 		if usesVolumes {
 			if up, _, err := s.running(api.Select{Project: req.Project.Name, Services: []string{req.Service}}); err == nil {

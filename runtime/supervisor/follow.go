@@ -15,21 +15,14 @@ import (
 	"github.com/stackvm/stack/runtime/state"
 )
 
-// ending is how one run of a replica ended.
+// ending is how one run of a replica that keeps no log ended.
 type ending struct {
-	run        int
-	code       int
-	at         time.Time // by the machine's clock, as its log records
-	seen       time.Time // by the host's
-	restarting bool
+	run int
+	at  time.Time // by the machine's clock, as log records
+	logs.End
 }
 
-const (
-	keptEndings = 32
-	// A machine that goes on after its container's end has no last log record;
-	// what was printed before the end has arrived by then.
-	drainTime = 300 * time.Millisecond
-)
+const keptEndings = 32
 
 // source is one replica's log being read.
 type source struct {
@@ -38,13 +31,15 @@ type source struct {
 	rec    *state.Replica
 	reader *logs.Reader
 	next   *logs.Record // read and not yet sent
-	marked int          // the last run whose end was told
+	since  time.Time    // what ended before is not told
+	marked int          // the last run without a log whose end was told
 }
 
 // Logs sends the entries that q selects, merged by time as far as they are
 // there, until there are no more; flush is called after each burst.
 func (s *Supervisor) Logs(ctx context.Context, q api.LogQuery, send func(api.LogEntry) error, flush func()) error {
 	sources := map[string]*source{}
+	asked := time.Now()
 	defer func() {
 		for _, src := range sources {
 			if src.reader != nil {
@@ -72,8 +67,11 @@ func (s *Supervisor) Logs(ctx context.Context, q api.LogQuery, send func(api.Log
 			src := sources[rec.ID]
 			if src == nil {
 				src = &source{s: s, r: r}
+				if first {
+					src.since = cmp.Or(q.Since, asked)
+				}
 				if r.log != nil {
-					f := logs.Filter{Since: q.Since, Until: q.Until, Tail: -1}
+					f := logs.Filter{Since: q.Since, Until: q.Until, Tail: -1, Ends: true}
 					if first {
 						f.Tail = q.Tail
 					}
@@ -81,13 +79,6 @@ func (s *Supervisor) Logs(ctx context.Context, q api.LogQuery, send func(api.Log
 						return err
 					}
 				}
-				s.mu.Lock()
-				for _, e := range r.endings {
-					if first && e.seen.Before(cmp.Or(q.Since, time.Now())) {
-						src.marked = e.run // it ended before anybody asked
-					}
-				}
-				s.mu.Unlock()
 				sources[rec.ID] = src
 			}
 			src.rec = rec
@@ -100,15 +91,10 @@ func (s *Supervisor) Logs(ctx context.Context, q api.LogQuery, send func(api.Log
 		if err := merge(sources, send); err != nil {
 			return err
 		}
-		var soon <-chan time.Time // when an end can be told
 		for _, id := range sortedKeys(sources) {
 			src := sources[id]
-			wait, err := src.marks(time.Time{}, send)
-			if err != nil {
+			if err := src.unlogged(send); err != nil {
 				return err
-			}
-			if wait > 0 && soon == nil {
-				soon = time.After(wait)
 			}
 			if !present[id] {
 				if src.reader != nil {
@@ -124,9 +110,6 @@ func (s *Supervisor) Logs(ctx context.Context, q api.LogQuery, send func(api.Log
 		var cases []reflect.SelectCase
 		for _, ch := range wake {
 			cases = append(cases, reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ch)})
-		}
-		if soon != nil {
-			cases = append(cases, reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(soon)})
 		}
 		if i, _, _ := reflect.Select(cases); i == 0 || i == 2 {
 			return nil
@@ -181,10 +164,7 @@ func merge(sources map[string]*source, send func(api.LogEntry) error) error {
 			}
 		}
 		src := open[i]
-		if _, err := src.marks(src.next.Time, send); err != nil {
-			return err
-		}
-		if err := send(api.LogEntry{Replica: src.rec.Name, Service: src.rec.Service, Number: src.rec.Number, Record: *src.next}); err != nil {
+		if err := src.tell(send); err != nil {
 			return err
 		}
 		more, err := fill(src)
@@ -198,32 +178,38 @@ func merge(sources map[string]*source, send func(api.LogEntry) error) error {
 	return nil
 }
 
-// marks tells of the ends of runs that nothing printed before can follow: those
-// before the record of time next, or, with none at hand, those whose machine has
-// ended or that are some time ago. It returns how long until there is another.
-func (src *source) marks(next time.Time, send func(api.LogEntry) error) (wait time.Duration, err error) {
+// tell sends what was read.
+func (src *source) tell(send func(api.LogEntry) error) error {
+	if end := src.next.End; end != nil {
+		return src.mark(src.next.Time, *end, send)
+	}
+	return send(api.LogEntry{Replica: src.rec.Name, Service: src.rec.Service, Number: src.rec.Number, Record: *src.next})
+}
+
+// mark sends how a run ended, unless that was before anybody asked.
+func (src *source) mark(at time.Time, end logs.End, send func(api.LogEntry) error) error {
+	if end.Seen.Before(src.since) {
+		return nil
+	}
+	return send(api.LogEntry{
+		Replica: src.rec.Name, Service: src.rec.Service, Number: src.rec.Number, Record: logs.Record{Time: at},
+		Mark: &api.LogMark{Exited: true, ExitCode: end.Code, Restarting: end.Restarting},
+	})
+}
+
+// unlogged tells the ends of a replica that keeps no log.
+func (src *source) unlogged(send func(api.LogEntry) error) error {
 	src.s.mu.Lock()
-	rec, drained := clone(&src.r.rec), src.r.drained
-	var due []ending
-	for _, e := range src.r.endings {
-		left := drainTime - time.Since(e.seen)
-		switch {
-		case e.run <= src.marked:
-		case !next.IsZero() && e.at.Before(next), next.IsZero() && (drained || left <= 0):
-			due = append(due, e)
-		case next.IsZero() && wait == 0:
-			wait = left
-		}
-	}
+	endings := slices.Clone(src.r.endings)
 	src.s.mu.Unlock()
-	for _, e := range due {
+	for _, e := range endings {
+		if e.run <= src.marked {
+			continue
+		}
 		src.marked = e.run
-		if err := send(api.LogEntry{
-			Replica: rec.Name, Service: rec.Service, Number: rec.Number, Record: logs.Record{Time: e.at},
-			Mark: &api.LogMark{Exited: true, ExitCode: e.code, Restarting: e.restarting},
-		}); err != nil {
-			return wait, err
+		if err := src.mark(e.at, e.End, send); err != nil {
+			return err
 		}
 	}
-	return wait, nil
+	return nil
 }

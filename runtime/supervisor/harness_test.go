@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -47,6 +48,7 @@ type world struct {
 	fabric  *fakeFabric
 	s       *Supervisor
 	idle    time.Duration
+	free    atomic.Int64 // bytes on the host's disk
 }
 
 func newWorld(t *testing.T) *world {
@@ -57,6 +59,7 @@ func newWorld(t *testing.T) *world {
 		volumes: &fakeVolumes{dir: filepath.Join(dir, "volumes"), volumes: map[string]*volume.Volume{}},
 		idle:    time.Hour,
 	}
+	w.free.Store(100 << 30)
 	w.images.add("app:1", image.Config{Cmd: []string{"server"}})
 	w.open()
 	t.Cleanup(func() {
@@ -80,6 +83,7 @@ func (w *world) open() {
 		Scratch: fakeScratch{}, Shares: fakeShares{}, Fabric: w.fabric, Keeper: w.keeper, Held: w.keeper.list(),
 		Log:   slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: level})),
 		Guest: func() (Guest, error) { return Guest{Kernel: "k", Initramfs: "i", Digest: "d"}, nil },
+		Free:  func(dir string) (int64, string, error) { return w.free.Load(), dir, nil },
 		Idle:  w.idle,
 	})
 	if err != nil {
@@ -140,6 +144,16 @@ func (w *world) up(p *spec.Project) []api.Event {
 		w.t.Fatalf("up: %v", err)
 	}
 	return events
+}
+
+func warnings(events []api.Event) []string {
+	var out []string
+	for _, e := range events {
+		if e.Kind == api.EventWarning {
+			out = append(out, e.Text)
+		}
+	}
+	return out
 }
 
 func (w *world) down(p *spec.Project, volumes bool) {
@@ -458,12 +472,12 @@ type fakeShares struct{}
 type fakeShareServer struct{ port *os.File }
 
 func (fakeShares) Serve([]share.Share, wire.Key) (ShareServer, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	port, peer, err := os.Pipe() // nobody is at the other end
 	if err != nil {
 		return nil, err
 	}
-	unix.Close(fds[0])
-	return fakeShareServer{os.NewFile(uintptr(fds[1]), "shares")}, nil
+	peer.Close()
+	return fakeShareServer{port}, nil
 }
 
 func (fakeShareServer) Record() state.ShareServer { return state.ShareServer{} }

@@ -9,12 +9,12 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/stackvm/stack/guest/wire"
 	"github.com/stackvm/stack/planner"
 	"github.com/stackvm/stack/runtime/image"
+	"github.com/stackvm/stack/runtime/logs"
 	"github.com/stackvm/stack/runtime/state"
 	"github.com/stackvm/stack/runtime/volume"
 	"github.com/stackvm/stack/spec"
@@ -212,7 +212,7 @@ func (s *Supervisor) join(ctx context.Context, r *replica, of string) (err error
 	if o := s.replicas[of]; o != nil && o.rec.Status == planner.StatusRunning {
 		h = o.host
 	}
-	if h == nil || h.client == nil {
+	if h == nil || h.client.Load() == nil {
 		s.mu.Unlock()
 		return fmt.Errorf("container %s: the machine it shares no longer runs", r.rec.Name)
 	}
@@ -287,14 +287,14 @@ func (s *Supervisor) join(ctx context.Context, r *replica, of string) (err error
 	}
 	container := resolved.Container
 	s.interfaces(&container, endpoints)
-	return h.client.Create(ctx, container)
+	return h.client.Load().Create(ctx, container)
 }
 
 // leaveMachine takes a container out of a machine that goes on without it.
 func (s *Supervisor) leaveMachine(ctx context.Context, h *hosted, r *replica, disks []string) {
 	rec := s.snapshot(r)
 	s.unplugReplica(h, r)
-	if err := h.client.Remove(ctx, rec.ID); err != nil {
+	if err := h.client.Load().Remove(ctx, rec.ID); err != nil {
 		if e, ok := errors.AsType[*wire.Error](err); !ok || e.Code != wire.CodeNotFound {
 			s.warn("removing a container from its machine", err, "container", rec.Name)
 		}
@@ -341,11 +341,21 @@ func (s *Supervisor) leaveMachine(ctx context.Context, h *hosted, r *replica, di
 		r.host = nil
 		r.rec.Machine = ""
 	}
-	r.drained = true
-	s.notifyLocked(r)
 	s.mu.Unlock()
+	s.drained(r)
 	s.persist(r)
 	s.warn("recording a machine", s.putMachine(h))
+}
+
+// drained notes that no more of what a replica wrote can come.
+func (s *Supervisor) drained(r *replica) {
+	if r.log != nil {
+		s.warn("writing a log", r.log.Settle(), "container", s.snapshot(r).Name)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.drained = true
+	s.notifyLocked(r)
 }
 
 // start runs a replica, booting its machine if that has not been done.
@@ -448,7 +458,7 @@ func (s *Supervisor) run(ctx context.Context, r *replica) (err error) {
 		r.rec.Health = &state.Health{Status: wire.HealthStarting}
 	}
 	s.mu.Unlock()
-	started, err := h.client.Start(ctx, rec.ID)
+	started, err := h.client.Load().Start(ctx, rec.ID)
 	if e, ok := errors.AsType[*wire.Error](err); ok && e.Code == wire.CodeRunning {
 		// The start that an earlier supervisor asked for as it died came through
 		// after this one had looked.
@@ -492,9 +502,6 @@ func (s *Supervisor) event(h *hosted, e wire.Event) {
 	}
 	if r == nil {
 		s.mu.Unlock()
-		if e.Kind == wire.EventDisk {
-			s.log.Warn("a machine's disk", "machine", h.rec.Name, "message", e.Message)
-		}
 		return
 	}
 	if r.starting && e.Kind == wire.EventState && e.State == wire.StateExited {
@@ -520,8 +527,6 @@ func (s *Supervisor) event(h *hosted, e wire.Event) {
 	case wire.EventOOM:
 		s.update(r, func(rec *state.Replica) { rec.OOM = true })
 		s.emit(replicaEvent(s.snapshot(r), "oom", nil))
-	case wire.EventDisk:
-		s.update(r, func(rec *state.Replica) { rec.Notice = e.Message })
 	}
 }
 
@@ -559,27 +564,36 @@ func (s *Supervisor) health(r *replica, e wire.Event) {
 // exited records the end of a replica's run. It reports false when that was
 // known.
 func (s *Supervisor) exited(h *hosted, r *replica, exit wire.ExitStatus, fault string) bool {
+	r.ends.Lock()
+	defer r.ends.Unlock()
 	s.mu.Lock()
 	if r.rec.Status != planner.StatusRunning || r.host != h {
 		s.mu.Unlock()
 		return false
 	}
+	ended := clone(&r.rec)
+	ended.Status, ended.ExitCode, ended.OOM = planner.StatusExited, exit.Code, ended.OOM || exit.OOM
+	ended.Finished = exit.At
+	if ended.Finished.IsZero() || ended.Finished.Before(ended.Started) {
+		ended.Finished = time.Now()
+	}
+	ended.Error, ended.Health, ended.Notice = cmp.Or(fault, exit.Error), nil, ""
+	end := logs.End{Code: exit.Code, Seen: time.Now(), Restarting: r.stopping == 0 && wantsRestart(ended)}
+	run := r.run
+	s.mu.Unlock()
+	if r.log != nil { // before anybody can learn of the end and look for it there
+		s.warn("writing a log", r.log.End(ended.Finished, end, exit.LogSeq), "container", ended.Name)
+	}
+	s.mu.Lock()
 	rec := &r.rec
-	rec.Status, rec.ExitCode, rec.OOM = planner.StatusExited, exit.Code, rec.OOM || exit.OOM
-	rec.Finished = exit.At
-	if rec.Finished.IsZero() || rec.Finished.Before(rec.Started) {
-		rec.Finished = time.Now()
+	rec.Status, rec.ExitCode, rec.OOM, rec.Finished = ended.Status, ended.ExitCode, ended.OOM, ended.Finished
+	rec.Error, rec.Health, rec.Notice = ended.Error, nil, ""
+	if r.log == nil {
+		if len(r.endings) == keptEndings {
+			r.endings = slices.Delete(r.endings, 0, 1)
+		}
+		r.endings = append(r.endings, ending{run: run, at: ended.Finished, End: end})
 	}
-	rec.Error, rec.Health, rec.Notice = cmp.Or(fault, exit.Error), nil, ""
-	if fault != "" {
-		rec.Error = fault
-	}
-	if len(r.endings) == keptEndings {
-		r.endings = slices.Delete(r.endings, 0, 1)
-	}
-	r.endings = append(r.endings, ending{
-		run: r.run, code: exit.Code, at: rec.Finished, seen: time.Now(), restarting: r.stopping == 0 && wantsRestart(rec),
-	})
 	s.notifyLocked(r)
 	snapshot := clone(rec)
 	s.mu.Unlock()
@@ -782,11 +796,12 @@ func (s *Supervisor) restartInside(ctx context.Context, r *replica, timeout int)
 	defer r.op.unlock()
 	s.mu.Lock()
 	h, rec := r.host, clone(&r.rec)
+	full := h != nil && h.full
 	s.mu.Unlock()
-	if h == nil || h.client == nil || h.hasDied() || rec.Status != planner.StatusRunning || strings.HasPrefix(rec.Notice, pausedNotice) {
+	if h == nil || h.client.Load() == nil || h.hasDied() || rec.Status != planner.StatusRunning || full {
 		return false, nil
 	}
-	exit, err := h.client.Stop(ctx, wire.Stop{ID: rec.ID, Grace: grace(rec, timeout)})
+	exit, err := h.client.Load().Stop(ctx, wire.Stop{ID: rec.ID, Grace: grace(rec, timeout)})
 	if err != nil {
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
@@ -805,23 +820,23 @@ func (s *Supervisor) restartInside(ctx context.Context, r *replica, timeout int)
 	return true, nil
 }
 
-// pausedNotice begins the notice of a machine that the host's full disk paused.
-const pausedNotice = "paused"
-
 // endHost stops what runs of a replica and takes it out of its machine, which
 // ends with its last container. The caller holds r.op.
 func (s *Supervisor) endHost(ctx context.Context, r *replica, h *hosted, grace time.Duration) error {
 	s.flush(r) // once its machine is gone, nobody else could tell how it ended
-	if h.hasDied() || h.client == nil {
-		return s.waitEnded(ctx, h, 0)
-	}
 	s.mu.Lock()
 	others := len(h.replicas) > 1
 	rec := clone(&r.rec)
-	paused := strings.HasPrefix(rec.Notice, pausedNotice)
+	full := h.full
 	s.mu.Unlock()
-	if paused {
+	if full {
 		s.warn("resuming a machine", h.m.Resume(ctx), "machine", h.rec.Name)
+	}
+	if h.hasDied() || h.client.Load() == nil {
+		if full { // adopted while the host's disk was full: nobody could speak to it
+			s.kill(h)
+		}
+		return s.waitEnded(ctx, h, 0)
 	}
 	limit := grace + farewellTimeout
 	if grace < 0 {
@@ -830,7 +845,7 @@ func (s *Supervisor) endHost(ctx context.Context, r *replica, h *hosted, grace t
 	if others {
 		if rec.Status == planner.StatusRunning {
 			bounded, cancel := context.WithTimeout(ctx, limit)
-			exit, err := h.client.Stop(bounded, wire.Stop{ID: rec.ID, Grace: grace})
+			exit, err := h.client.Load().Stop(bounded, wire.Stop{ID: rec.ID, Grace: grace})
 			cancel()
 			if err != nil {
 				return fmt.Errorf("stopping container %s: %w", rec.Name, err)
@@ -868,7 +883,7 @@ func (s *Supervisor) shutDown(ctx context.Context, h *hosted, grace time.Duratio
 	s.mu.Lock()
 	h.leaving = heard
 	s.mu.Unlock()
-	farewell, err := h.client.Shutdown(ctx, wire.Shutdown{Grace: grace})
+	farewell, err := h.client.Load().Shutdown(ctx, wire.Shutdown{Grace: grace})
 	if err == nil {
 		s.mu.Lock()
 		h.farewell = &farewell

@@ -6,11 +6,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -46,13 +48,14 @@ const (
 type hosted struct {
 	id     string
 	m      machine.Machine
-	client *control.Client // nil until the agent has answered
-	share  ShareServer     // nil without host folders
+	client atomic.Pointer[control.Client] // nil until the agent has answered
+	share  ShareServer                    // nil without host folders
 
 	ctx     context.Context // of its goroutines; ends with it, or with the supervisor
 	cancel  context.CancelFunc
 	loops   sync.WaitGroup
 	settled chan struct{} // closed when no more loops are added
+	held    chan struct{} // holds a token when the machine was paused for want of space
 	died    chan struct{} // closed when its process has ended
 	ended   chan struct{} // closed when all that was its is cleared up
 
@@ -62,6 +65,7 @@ type hosted struct {
 	rec      state.Machine
 	replicas []*replica    // whose container it has
 	leaving  chan struct{} // closed when the answer to a shutdown is there
+	full     bool          // paused: the host has no space for one of its disks
 	farewell *wire.Farewell
 	killed   bool // by us
 }
@@ -166,7 +170,7 @@ func (s *Supervisor) boot(ctx context.Context, r *replica) (err error) {
 	}
 	container := resolved.Container
 	s.interfaces(&container, endpoints)
-	if err := h.client.Create(ctx, container); err != nil {
+	if err := h.client.Load().Create(ctx, container); err != nil {
 		return h.explain(err)
 	}
 	return nil
@@ -303,7 +307,7 @@ func bindShare(m state.MountUse) string {
 func (s *Supervisor) newHosted(rec state.Machine, replicas ...*replica) *hosted {
 	h := &hosted{
 		id: rec.ID, rec: rec, replicas: replicas,
-		settled: make(chan struct{}), died: make(chan struct{}), ended: make(chan struct{}),
+		settled: make(chan struct{}), held: make(chan struct{}, 1), died: make(chan struct{}), ended: make(chan struct{}),
 	}
 	h.ctx, h.cancel = context.WithCancel(s.ctx)
 	return h
@@ -324,6 +328,7 @@ func (s *Supervisor) begin(h *hosted, m machine.Machine) bool {
 		r.host = h
 	}
 	s.mu.Unlock()
+	h.loops.Go(func() { s.notices(h) })
 	return true
 }
 
@@ -381,8 +386,8 @@ func (h *hosted) letGo() error {
 	h.cancel()
 	h.loops.Wait()
 	var err error
-	if h.client != nil {
-		err = h.client.Close()
+	if client := h.client.Load(); client != nil {
+		err = client.Close()
 	}
 	return errors.Join(err, h.m.Close())
 }
@@ -390,15 +395,26 @@ func (h *hosted) letGo() error {
 // connect opens the session with a machine's agent and starts what listens to
 // it.
 func (s *Supervisor) connect(ctx context.Context, h *hosted) error {
-	opening, cancel := context.WithTimeout(ctx, answerTimeout)
-	defer cancel()
+	opening, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		select {
-		case <-h.died:
-			cancel()
-		case <-stop:
+		late := time.NewTimer(answerTimeout)
+		defer late.Stop()
+		for {
+			select {
+			case <-h.died:
+				cancel(errors.New("its machine ended before the agent answered"))
+			case <-late.C:
+				if s.isFull(h) { // it cannot answer until there is space
+					late.Reset(answerTimeout)
+					continue
+				}
+				cancel(fmt.Errorf("its machine's agent did not answer within %v", answerTimeout))
+			case <-stop:
+			}
+			return
 		}
 	})
 	s.mu.Lock()
@@ -411,16 +427,14 @@ func (s *Supervisor) connect(ctx context.Context, h *hosted) error {
 	close(stop)
 	wg.Wait()
 	if err != nil {
-		switch {
-		case h.hasDied():
-			err = errors.New("its machine ended before the agent answered")
-		case errors.Is(err, context.DeadlineExceeded):
-			err = fmt.Errorf("its machine's agent did not answer within %v", answerTimeout)
+		if cause := context.Cause(opening); cause != nil {
+			err = cause
 		}
 		return h.explain(err)
 	}
 	s.mu.Lock()
-	h.client, h.rec.BootID = client, reply.BootID
+	h.client.Store(client)
+	h.rec.BootID = reply.BootID
 	rec := h.rec
 	for _, r := range h.replicas {
 		s.notifyLocked(r)
@@ -436,7 +450,6 @@ func (s *Supervisor) connect(ctx context.Context, h *hosted) error {
 		}
 	})
 	h.loops.Go(func() { s.readLogs(h) })
-	h.loops.Go(func() { s.notices(h) })
 	return nil
 }
 
@@ -466,7 +479,7 @@ func (h *hosted) hasDied() bool {
 // explain adds the kernel's last lines to the error of a machine that ended or
 // never answered.
 func (h *hosted) explain(err error) error {
-	if tail := lastLines(h.m.ConsoleTail(), crashLines); tail != "" && (h.hasDied() || h.client == nil) {
+	if tail := lastLines(h.m.ConsoleTail(), crashLines); tail != "" && (h.hasDied() || h.client.Load() == nil) {
 		return fmt.Errorf("%w; its console ends with:\n%s", err, tail)
 	}
 	return err
@@ -525,8 +538,8 @@ func (s *Supervisor) machineEnded(h *hosted) {
 		names = append(names, keptName(h.id, name))
 	}
 	s.keeperDrop(names...)
-	if h.client != nil {
-		h.client.Close()
+	if client := h.client.Load(); client != nil {
+		client.Close()
 	}
 	switch {
 	case h.share != nil:
@@ -543,11 +556,10 @@ func (s *Supervisor) machineEnded(h *hosted) {
 			r.host = nil
 			r.rec.Machine, r.rec.Notice = "", ""
 		}
-		r.drained = true
-		s.notifyLocked(r)
 	}
 	s.mu.Unlock()
 	for _, r := range replicas {
+		s.drained(r)
 		s.persist(r)
 	}
 	close(h.ended)
@@ -632,29 +644,83 @@ func (s *Supervisor) notices(h *hosted) {
 			}
 			switch n.Kind {
 			case machine.NoticeDiskFull:
+				s.setFull(h, true)
+				if n.Serial != "" || !s.hasNotice(h) { // an adopted one's disk was said to its last owner
+					s.setNotice(h, "paused: no space left on the host for "+s.diskName(h, n.Serial))
+				}
 				s.log.Warn("a machine is paused: the host's disk is full", "machine", h.rec.Name, "disk", n.Serial)
-				s.setNotice(h, pausedNotice+": no space left on the host for "+s.diskName(h, n.Serial))
+				select {
+				case h.held <- struct{}{}:
+				default:
+				}
 				space = time.After(spaceInterval)
 			case machine.NoticeDiskError:
 				s.setNotice(h, "I/O error on the host's disk: "+n.Text)
 			case machine.NoticeResumed:
+				s.setFull(h, false)
 				s.setNotice(h, "")
 			}
 		case <-space:
 			space = nil
-			if free, _, err := FreeBytes(s.opt.State.Dir()); err == nil && free < resumeBytes {
+			if free, _, err := s.leastFree(s.diskDirs(h)); err == nil && free < resumeBytes {
 				space = time.After(spaceInterval)
 				continue
 			}
-			if err := h.m.Resume(h.ctx); err != nil {
+			if err := h.m.Resume(h.ctx); err != nil { // its notice says what follows
 				s.warn("resuming a machine", err, "machine", h.rec.Name)
-				continue
 			}
-			s.setNotice(h, "")
 		case <-h.ctx.Done():
 			return
 		}
 	}
+}
+
+func (s *Supervisor) setFull(h *hosted, full bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h.full = full
+}
+
+func (s *Supervisor) isFull(h *hosted) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return h.full
+}
+
+// diskDirs are where the disks lie that a machine writes.
+func (s *Supervisor) diskDirs(h *hosted) []string {
+	s.mu.Lock()
+	replicas := slices.Clone(h.replicas)
+	s.mu.Unlock()
+	var dirs []string
+	for _, r := range replicas {
+		rec := s.snapshot(r)
+		dirs = append(dirs, s.opt.State.ReplicaDir(rec.ID))
+		for _, m := range rec.Mounts {
+			if m.Type != spec.MountVolume {
+				continue
+			}
+			if v, err := s.opt.Volumes.Get(m.Volume); err == nil {
+				dirs = append(dirs, filepath.Dir(v.Disk))
+			}
+		}
+	}
+	return dirs
+}
+
+// leastFree is the space left in that of dirs which has the least.
+func (s *Supervisor) leastFree(dirs []string) (free int64, at string, err error) {
+	free = math.MaxInt64
+	for _, dir := range dirs {
+		n, where, err := s.opt.Free(dir)
+		if err != nil {
+			return 0, where, err
+		}
+		if n < free {
+			free, at = n, where
+		}
+	}
+	return free, at, nil
 }
 
 // resumeBytes is how much space makes it worth while to let a paused machine
@@ -688,6 +754,12 @@ func (s *Supervisor) setNotice(h *hosted, text string) {
 	}
 }
 
+func (s *Supervisor) hasNotice(h *hosted) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(h.replicas) > 0 && h.replicas[0].rec.Notice != ""
+}
+
 // diskName says what a serial stands for.
 func (s *Supervisor) diskName(h *hosted, serial string) string {
 	s.mu.Lock()
@@ -702,7 +774,7 @@ func (s *Supervisor) diskName(h *hosted, serial string) string {
 			}
 		}
 	}
-	return "a disk"
+	return "one of its disks"
 }
 
 // adoptAll goes on with the machines of an earlier supervisor, and clears up
@@ -807,7 +879,24 @@ func (s *Supervisor) adopt(h *hosted, rec *state.Machine, handles machine.Handle
 			}
 		}
 	}
-	return s.connect(h.ctx, h)
+	answered := make(chan error, 1)
+	h.loops.Go(func() {
+		err := s.connect(h.ctx, h)
+		answered <- err
+		switch {
+		case err == nil && !s.isFull(h):
+			s.setNotice(h, "") // an earlier supervisor's
+		case err != nil && s.isFull(h):
+			s.warn("a machine's agent did not answer: it is ended", err, "machine", rec.Name)
+			s.warn("ending a machine", h.m.Kill(h.ctx), "machine", rec.Name)
+		}
+	})
+	select {
+	case err := <-answered:
+		return err
+	case <-h.held:
+		return nil // it answers when the host's disk has space again
+	}
 }
 
 // bury ends what is left of a machine that cannot be adopted.

@@ -16,6 +16,7 @@ import (
 	"github.com/docker/go-units"
 
 	"github.com/stackvm/stack/planner"
+	"github.com/stackvm/stack/runtime/image"
 	"github.com/stackvm/stack/runtime/state"
 	"github.com/stackvm/stack/spec"
 )
@@ -35,7 +36,9 @@ func (c *change) resolveImages(ctx context.Context, plan planner.Plan) []error {
 		}
 		wg.Go(func() {
 			p := c.pulled(step)
-			_, err := c.s.opt.Images.Resolve(ctx, p.Reference, c.s.pullOptions(p, c.reg))
+			opt := c.s.pullOptions(p, c.reg)
+			opt.Progress = func(pr image.Progress) { sendHold(p, pr, c.event) }
+			_, err := c.s.opt.Images.Resolve(ctx, p.Reference, opt)
 			if err != nil {
 				mu.Lock()
 				defer mu.Unlock()
@@ -77,11 +80,22 @@ func (s *Supervisor) preflight(p *spec.Project, plan planner.Plan) (warnings []s
 	if _, err := s.opt.Guest(); err != nil {
 		faults = append(faults, err)
 	}
-	if free, _, err := FreeBytes(s.opt.State.Dir()); err == nil && free < lowSpace {
-		warnings = append(warnings, fmt.Sprintf("only %s are free on the host: machines are paused when it is full", units.BytesSize(float64(free))))
+	dirs := []string{s.opt.State.Dir()}
+	if s.opt.StoreDir != "" {
+		dirs = append(dirs, s.opt.StoreDir)
+	}
+	if free, at, err := s.leastFree(dirs); err == nil && free < lowSpace {
+		warnings = append(warnings, fmt.Sprintf("only %s are free on the host, in %s: machines are paused when it is full", units.BytesSize(float64(free)), at))
 	}
 	if p == nil {
 		return warnings, faults
+	}
+	for _, step := range plan.Steps {
+		if svc := p.Services[step.Service]; step.Noun == planner.ReplicaNoun && step.Verb == planner.Create && svc != nil {
+			if held := s.nameHolder(step.Name, p.Name); held != "" {
+				faults = append(faults, nameTaken(svc, step.Name, held))
+			}
+		}
 	}
 	held := s.heldPorts(leaving)
 	wanted := map[socket]*spec.Service{}
@@ -101,6 +115,31 @@ func (s *Supervisor) preflight(p *spec.Project, plan planner.Plan) (warnings []s
 		}
 	}
 	return warnings, faults
+}
+
+// nameHolder says who has a container name, in any project but one, whose own
+// conflicts the planner finds; "" is nobody.
+func (s *Supervisor) nameHolder(name, except string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.replicas {
+		if r.rec.Name == name && r.rec.Project != except {
+			return fmt.Sprintf("container %s of project %q", r.rec.ID[:12], r.rec.Project)
+		}
+	}
+	return ""
+}
+
+func nameTaken(svc *spec.Service, name, held string) error {
+	pos, ok := svc.Keys["container_name"]
+	if !ok {
+		pos = svc.Pos
+	}
+	return &spec.Error{
+		Pos:  pos,
+		Err:  fmt.Errorf("service %q: container name %q is already in use by %s", svc.Name, name, held),
+		Hint: "remove that container, or give one of them another name",
+	}
 }
 
 // heldPorts are the ports we listen on ourselves, by socket, with the replica's

@@ -21,6 +21,7 @@ import (
 // replica is one container, running or not.
 type replica struct {
 	op   opLock     // one start, stop or removal at a time
+	ends sync.Mutex // one end of a run at a time; taken before save
 	save sync.Mutex // one write of the record at a time
 	log  *logs.Writer
 
@@ -45,7 +46,7 @@ type replica struct {
 	lastRun  time.Time     // start of the present or last run
 	backoff  time.Duration // before the next restart
 	drained  bool          // the logs of its last run are written
-	endings  []ending      // of its last runs
+	endings  []ending      // of its last runs, if it has no log, which tells them otherwise
 }
 
 // opLock is a mutex that can be waited for with a context.
@@ -283,7 +284,7 @@ func (s *Supervisor) running(sel api.Select) (*replica, *hosted, error) {
 	var stopped *replica
 	for _, r := range found {
 		if r.rec.Status == planner.StatusRunning && r.host != nil {
-			return r, r.host, nil
+			return r, r.host, r.muteLocked()
 		}
 		if stopped == nil {
 			stopped = r
@@ -298,6 +299,14 @@ func (s *Supervisor) running(sel api.Select) (*replica, *hosted, error) {
 		return nil, nil, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("service %q is not running", sel.Services[0])}
 	}
 	return nil, nil, &api.Error{Code: api.CodeNotFound, Message: "nothing is running"}
+}
+
+// muteLocked is the error of a replica whose machine cannot be spoken to.
+func (r *replica) muteLocked() error {
+	if r.host.client.Load() != nil {
+		return nil
+	}
+	return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("container %s cannot be reached: its machine is %s", r.rec.Name, cmp.Or(r.rec.Notice, "booting"))}
 }
 
 // byName returns a project's replica by its name, half made ones not.

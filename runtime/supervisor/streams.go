@@ -126,7 +126,7 @@ func (s *Supervisor) exec(ctx context.Context, e api.Exec) (*control.Session, er
 	}
 	rec := s.snapshot(r)
 	e.Exec.ID = rec.ID
-	session, _, err := h.client.Exec(ctx, e.Exec)
+	session, _, err := h.client.Load().Exec(ctx, e.Exec)
 	if err != nil {
 		return nil, machineFault(err)
 	}
@@ -153,7 +153,7 @@ func (s *Supervisor) attach(ctx context.Context, a api.Attach) (*replica, *contr
 		}
 	}
 	rec := s.snapshot(r)
-	session, err := h.client.Attach(ctx, wire.Attach{ID: rec.ID, Stdin: a.Stdin, Size: a.Size})
+	session, err := h.client.Load().Attach(ctx, wire.Attach{ID: rec.ID, Stdin: a.Stdin, Size: a.Size})
 	if err != nil {
 		return nil, nil, machineFault(err)
 	}
@@ -229,6 +229,10 @@ func (s *Supervisor) killReplicas(ctx context.Context, k api.Kill) ([]api.Replic
 	for _, r := range found {
 		s.mu.Lock()
 		h, rec := r.host, clone(&r.rec)
+		var mute error
+		if h != nil {
+			mute = r.muteLocked()
+		}
 		s.mu.Unlock()
 		if rec.Status != planner.StatusRunning || h == nil {
 			if k.Replica != "" {
@@ -236,10 +240,13 @@ func (s *Supervisor) killReplicas(ctx context.Context, k api.Kill) ([]api.Replic
 			}
 			continue
 		}
+		if mute != nil {
+			return killed, mute
+		}
 		if name := strings.TrimPrefix(strings.ToUpper(signal), "SIG"); name == "KILL" || name == "9" || name == strings.TrimPrefix(rec.StopSignal, "SIG") {
 			s.update(r, func(rec *state.Replica) { rec.Stopped = true }) // meant to end: no policy brings it back
 		}
-		if err := h.client.Signal(ctx, wire.Signal{ID: rec.ID, Signal: signal}); err != nil {
+		if err := h.client.Load().Signal(ctx, wire.Signal{ID: rec.ID, Signal: signal}); err != nil {
 			if e, ok := errors.AsType[*wire.Error](err); ok && e.Code == wire.CodeConflict {
 				continue // it has just ended
 			}
@@ -267,8 +274,16 @@ func each[T any](ctx context.Context, s *Supervisor, sel api.Select, ask func(co
 	for i, r := range found {
 		s.mu.Lock()
 		h, rec := r.host, clone(&r.rec)
+		var mute error
+		if h != nil {
+			mute = r.muteLocked()
+		}
 		s.mu.Unlock()
 		if rec.Status != planner.StatusRunning || h == nil {
+			continue
+		}
+		if mute != nil {
+			answers[i] = answer{err: mute, ok: true}
 			continue
 		}
 		wg.Go(func() {
@@ -292,14 +307,14 @@ func each[T any](ctx context.Context, s *Supervisor, sel api.Select, ask func(co
 
 func (s *Supervisor) top(ctx context.Context, sel api.Select) ([]api.Top, error) {
 	return each(ctx, s, sel, func(ctx context.Context, rec *state.Replica, h *hosted) (api.Top, error) {
-		t, err := h.client.Top(ctx, rec.ID)
+		t, err := h.client.Load().Top(ctx, rec.ID)
 		return api.Top{Replica: api.ReplicaRef{ID: rec.ID, Name: rec.Name}, Service: rec.Service, Number: rec.Number, Top: t}, err
 	})
 }
 
 func (s *Supervisor) stats(ctx context.Context, sel api.Select) ([]api.Stats, error) {
 	return each(ctx, s, sel, func(ctx context.Context, rec *state.Replica, h *hosted) (api.Stats, error) {
-		st, err := h.client.Stats(ctx)
+		st, err := h.client.Load().Stats(ctx)
 		return api.Stats{
 			Replica: api.ReplicaRef{ID: rec.ID, Name: rec.Name}, Service: rec.Service, At: st.At,
 			ContainerStats: st.Containers[rec.ID], CPUs: rec.VCPUs,
@@ -320,7 +335,7 @@ func (s *Supervisor) get(ctx context.Context, a api.Archive) (wire.ArchiveStat, 
 	if err != nil {
 		return wire.ArchiveStat{}, nil, err
 	}
-	st, r, err := h.client.Get(ctx, w)
+	st, r, err := h.client.Load().Get(ctx, w)
 	return st, r, machineFault(err)
 }
 
@@ -329,7 +344,7 @@ func (s *Supervisor) put(ctx context.Context, a api.Archive, tar io.Reader) erro
 	if err != nil {
 		return err
 	}
-	return machineFault(h.client.Put(ctx, w, tar))
+	return machineFault(h.client.Load().Put(ctx, w, tar))
 }
 
 func (s *Supervisor) stat(ctx context.Context, a api.Archive) (wire.ArchiveStat, error) {
@@ -337,6 +352,6 @@ func (s *Supervisor) stat(ctx context.Context, a api.Archive) (wire.ArchiveStat,
 	if err != nil {
 		return wire.ArchiveStat{}, err
 	}
-	st, err := h.client.Stat(ctx, w)
+	st, err := h.client.Load().Stat(ctx, w)
 	return st, machineFault(err)
 }

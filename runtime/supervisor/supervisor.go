@@ -109,6 +109,11 @@ type Options struct {
 	// Emulated says why machines run by emulation, "" if they do not; nil: never.
 	Emulated func(context.Context) string
 
+	// StoreDir is where volumes and images are: up warns when it has little space.
+	StoreDir string
+	// Free is the space left in a directory; nil: FreeBytes.
+	Free func(dir string) (free int64, at string, err error)
+
 	MemoryMiB int // of a machine whose service sets no limit; 0: from the host's
 	MTU       int // of trunks and networks; 0: network.DefaultMTU
 
@@ -161,6 +166,9 @@ func New(opt Options) (*Supervisor, error) {
 	}
 	if opt.Idle == 0 {
 		opt.Idle = 5 * time.Second
+	}
+	if opt.Free == nil {
+		opt.Free = FreeBytes
 	}
 	if opt.Held == nil {
 		opt.Held = map[string]*os.File{}

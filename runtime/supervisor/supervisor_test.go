@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
+	goruntime "runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -75,7 +77,7 @@ func TestDependenciesAreWaitedForByEvents(t *testing.T) {
 		changed := w.s.changed
 		ready := 0
 		for _, r := range w.s.replicas {
-			if r.host != nil && r.host.client != nil {
+			if r.host != nil && r.host.client.Load() != nil {
 				ready++
 			}
 		}
@@ -202,14 +204,46 @@ func TestHostDiskFull(t *testing.T) {
 	w := newWorld(t)
 	p := project("shop", service("web", "server"))
 	p.Services["web"].Mounts = []spec.Mount{{Type: spec.MountVolume, Source: "data", Target: "/data"}}
-	w.up(p)
+	w.free.Store(3 << 30)
+	if warned := warnings(w.up(p)); len(warned) != 0 {
+		t.Errorf("warnings with 3 GiB free: %q", warned)
+	}
+	w.free.Store(resumeBytes - 1)
 	w.guest("shop-web-1").DiskFull(volumeSerial("shop_data"))
 	rec := w.until("shop-web-1", func(rec *state.Replica) bool { return rec.Notice != "" })
 	if rec.Notice != "paused: no space left on the host for volume shop_data" || !running(rec) {
 		t.Errorf("it is %s: %q", rec.Status, rec.Notice)
 	}
-	// The host's disk has space: it goes on by itself.
+	p.Services["more"] = service("more", "server")
+	if warned := warnings(w.up(p)); len(warned) != 2 ||
+		warned[0] != "container shop-web-1: paused: no space left on the host for volume shop_data" || !strings.HasPrefix(warned[1], "only 64MiB are free on the host") {
+		t.Errorf("warnings with little space: %q", warned)
+	}
+
+	// Another supervisor cannot speak to it, and says why; the other machine goes on.
+	w.restart()
+	rec = w.until("shop-web-1", func(rec *state.Replica) bool { return rec.Notice != "" })
+	if !running(rec) || !running(w.rec("shop-more-1")) {
+		t.Errorf("after adoption web is %s, more is %s", rec.Status, w.rec("shop-more-1").Status)
+	}
+	_, err := w.s.exec(t.Context(), api.Exec{Select: api.Select{Project: "shop", Services: []string{"web"}}})
+	if err == nil || !strings.Contains(err.Error(), "paused: no space left on the host") {
+		t.Errorf("exec in a machine that is paused: %v", err)
+	}
+
+	// There is space: it goes on by itself, and is the same.
+	w.free.Store(resumeBytes)
 	w.until("shop-web-1", func(rec *state.Replica) bool { return rec.Notice == "" })
+	r, err := w.s.find("shop-web-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.s.await(t.Context(), r, func() (bool, error) { return r.host.client.Load() != nil, nil }); err != nil {
+		t.Fatal(err)
+	}
+	if rec := w.rec("shop-web-1"); !running(rec) || rec.Restarts != 0 {
+		t.Errorf("after the pause it is %s, restarted %d times", rec.Status, rec.Restarts)
+	}
 	w.down(p, true)
 	w.nothingLeft()
 }
@@ -351,6 +385,9 @@ func TestPortsAreCheckedBeforeAnythingChanges(t *testing.T) {
 	want := fmt.Sprintf("compose.yaml:7: service \"web\": publishing port %d: address already in use", taken)
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("error %v", err)
+	}
+	if owner := fmt.Sprintf("process %d (", os.Getpid()); goruntime.GOOS == "linux" && !strings.Contains(err.Error(), owner) {
+		t.Errorf("the error does not name %s…) : %v", owner, err)
 	}
 	w.nothingLeft()
 }

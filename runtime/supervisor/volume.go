@@ -177,13 +177,13 @@ func (s *Supervisor) openVolume(ctx context.Context, name, what string) (_ *cont
 	}()
 	on := wire.Volume{Serial: volumeSerial(name), Bytes: v.Bytes}
 	if h := s.hostOf(name); h != nil {
-		return h.client, on, func() error { release(); return nil }, nil
+		return h.client.Load(), on, func() error { release(); return nil }, nil
 	}
 	h, err := s.bootVolume(ctx, v, what)
 	if err != nil {
 		return nil, on, nil, err
 	}
-	return h.client, on, func() error {
+	return h.client.Load(), on, func() error {
 		defer release()
 		return s.endVolume(h, name)
 	}, nil
@@ -194,7 +194,7 @@ func (s *Supervisor) hostOf(volume string) *hosted {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.replicas {
-		if r.host != nil && r.host.client != nil && r.rec.Uses(volume) {
+		if r.host != nil && r.host.client.Load() != nil && r.rec.Uses(volume) {
 			return r.host
 		}
 	}

@@ -16,6 +16,10 @@
 //	                                     or "refused", "timeout", "unreachable" with status 1
 //	lookup [-server ADDR] NAME…          addresses of each name, sorted, a line each; status 1 if one has none
 //	dns [-addr :53] [-answer 192.0.2.53] answers every A question with one address, by UDP and TCP
+//	spoof [-if eth0] [-mac M] [-ip A] [-vlan N] [-arp] NAME
+//	                                     sends one frame with a name in it to everyone on the network, as if it
+//	                                     came from another MAC, address or VLAN, or an ARP reply that claims it
+//	frames                               interface and name of each such frame that arrives, until one named end
 //	count [-rate 5000] [-to N]           the numbers from 1 on, a line each, at a steady rate
 //	sleep [-ignore-term] [DURATION]      says which signals it gets; ends at SIGTERM and SIGINT unless told otherwise
 //	exit [-after D] STATUS               ends with that status

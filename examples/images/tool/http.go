@@ -142,7 +142,7 @@ func load(ctx context.Context, args []string) error {
 				return
 			}
 			r.Failures++
-			r.Errors[err.Error()]++
+			r.Errors[cause(err)]++
 			if r.First == "" {
 				r.First = started.UTC().Format(time.RFC3339Nano)
 			}
@@ -164,6 +164,15 @@ func load(ctx context.Context, args []string) error {
 		return errFailed
 	}
 	return nil
+}
+
+// cause is the innermost of an error's reasons: without the addresses around it
+// equal failures count as one.
+func cause(err error) string {
+	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
+		err = inner
+	}
+	return err.Error()
 }
 
 // fetch makes one request by a connection of its own, looking its name up anew.

@@ -21,7 +21,7 @@ var errFailed = errors.New("failed")
 var commands = map[string]func(ctx context.Context, args []string) error{
 	"http": serveHTTP, "load": load,
 	"echo": echo, "sequence": sequence, "connect": connect,
-	"lookup": lookup, "dns": serveDNS,
+	"lookup": lookup, "dns": serveDNS, "spoof": spoof, "frames": frames,
 	"count": count, "sleep": sleep, "exit": exit, "alloc": alloc, "spin": spin, "facts": facts, "tty": tty,
 	"fill": fill, "watch": watch, "layers": layers,
 }

@@ -49,6 +49,7 @@ type Container struct {
 	exit    wire.ExitStatus
 	health  wire.Event    // the last report; its Kind is empty without a probe
 	ended   chan struct{} // closed when the present run ends, or the next
+	logged  uint64        // number of its last log record
 	outputs outputs
 }
 
@@ -227,7 +228,7 @@ func (c *Container) reportOOM(r *run) bool {
 	kills := c.group.OOMKills()
 	if kills > r.told {
 		r.told = kills
-		c.set.machine.Emit(wire.Event{Kind: wire.EventOOM, Container: c.spec.ID, At: time.Now(), Message: "a process was killed: the container's memory limit is reached"})
+		c.set.machine.Emit(wire.Event{Kind: wire.EventOOM, Container: c.spec.ID, At: time.Now()})
 	}
 	return kills > r.oom
 }

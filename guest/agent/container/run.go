@@ -171,11 +171,15 @@ func (c *Container) sink(kind wire.FrameKind) func([]byte) {
 		c.outputs.send(kind, p)
 		switch {
 		case !c.spec.Log:
+			return
 		case p == nil:
 			_ = log.Flush()
 		default:
 			_, _ = log.Write(p)
 		}
+		c.mu.Lock()
+		c.logged = max(c.logged, log.Seq())
+		c.mu.Unlock()
 	}
 }
 
@@ -207,7 +211,7 @@ func (c *Container) wait(r *run) {
 	cancel()
 	status := wire.ExitStatus{Code: code, At: at}
 	c.mu.Lock()
-	status.OOM = c.reportOOM(r)
+	status.OOM, status.LogSeq = c.reportOOM(r), c.logged
 	c.run, c.state, c.exit = nil, wire.StateExited, status
 	close(r.done)
 	close(c.ended)

@@ -207,6 +207,9 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return total, nil
 }
 
+// Seq is the number of the last record that was added, 0 before the first.
+func (w *Writer) Seq() uint64 { return w.record.Seq }
+
 // Flush writes down a last line that no newline ended.
 func (w *Writer) Flush() error { return w.flush(time.Now().UnixNano()) }
 

@@ -32,6 +32,11 @@ type Options struct {
 	Proxy    func(*http.Request) (*url.URL, error) // nil: Config's
 	Log      *slog.Logger
 
+	// Held, if not nil, is told of each pause that a registry asks for or is
+	// given, before it begins and after its end. It is called by several
+	// goroutines at a time, and must not block.
+	Held func(Hold)
+
 	// The clocks of tests.
 	sleep func(context.Context, time.Duration) error
 	stall time.Duration // stallTimeout
@@ -58,6 +63,9 @@ func New(opt Options) *Client {
 	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if opt.Held == nil {
+		opt.Held = func(Hold) {}
 	}
 	if opt.sleep == nil {
 		opt.sleep = sleep
@@ -299,6 +307,9 @@ func (c *Client) do(ctx context.Context, e *endpoint, method, path string, heade
 	}
 	if err := transport.CheckError(resp, accept...); err != nil {
 		resp.Body.Close()
+		if asked, ok := retryAfter(resp); ok {
+			return nil, &heldError{err, asked}
+		}
 		return nil, err
 	}
 	return resp, nil
@@ -342,7 +353,7 @@ func (c *Client) session(ctx context.Context, e *endpoint) (http.RoundTripper, e
 	}
 	rt := &retrying{
 		inner:    &schemed{inner: base, endpoint: e},
-		attempts: attempts, sleep: c.opt.sleep, log: c.opt.Log,
+		attempts: attempts, sleep: c.opt.sleep, held: c.opt.Held, log: c.opt.Log,
 	}
 	scopes := []string{repo.Scope(transport.PullScope)}
 	s.anonymous = auth == authn.Anonymous

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
@@ -116,6 +117,10 @@ func classify(e *endpoint, repo Repository, what string, err error, anonymous bo
 	// Of a host that was tried with TLS and then without, the first answer counts.
 	if errors.As(err, &status) && !errors.As(err, &certificate) {
 		f.fromStatus(status, repo, what, anonymous)
+		var held *heldError
+		if f.kind == RateLimited && errors.As(err, &held) && held.asked > 0 {
+			f.text += fmt.Sprintf(" and asks to wait %s", held.asked.Round(time.Second))
+		}
 		return f
 	}
 	cause := plainCause(err)

@@ -92,6 +92,13 @@ func (f *fake) log() []string {
 type clock struct {
 	mu     sync.Mutex
 	pauses []time.Duration
+	holds  []Hold
+}
+
+func (c *clock) held(h Hold) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.holds = append(c.holds, h)
 }
 
 func (c *clock) sleep(ctx context.Context, d time.Duration) error {
@@ -110,7 +117,7 @@ func (c *clock) list() []time.Duration {
 func newClient(t testing.TB, cfg *config.Config, keychain authn.Keychain) (*Client, *clock) {
 	t.Helper()
 	clk := &clock{}
-	c := New(Options{Config: cfg, Keychain: keychain, sleep: clk.sleep})
+	c := New(Options{Config: cfg, Keychain: keychain, sleep: clk.sleep, Held: clk.held})
 	t.Cleanup(c.Close)
 	return c, clk
 }
@@ -441,6 +448,15 @@ func TestRetries(t *testing.T) {
 			if len(p) != test.pauses || len(p) > 0 && p[0] < test.least {
 				t.Errorf("pauses %v, want %d from %v", p, test.pauses, test.least)
 			}
+			var holds []Hold // each pause for an answer is told of, and its end
+			for _, d := range p {
+				if test.status != 0 {
+					holds = append(holds, Hold{f.host(), test.status, d}, Hold{f.host(), test.status, 0})
+				}
+			}
+			if diff := cmp.Diff(holds, clk.holds); diff != "" {
+				t.Error(diff)
+			}
 		})
 	}
 }
@@ -483,6 +499,15 @@ func TestSentences(t *testing.T) {
 		{"403", status(403, `{"errors":[{"code":"DENIED","message":"not for\u001b[31m you"}]}`), true, Denied, []string{"denies access to 127.0.0.1:", "/library/x (403 not for [31m you)", "ask its owner"}},
 		{"404", status(404, `{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}`), false, NotFound, []string{"manifest for 127.0.0.1:", "/library/x:1 not found at", "404 manifest unknown", "check the spelling"}},
 		{"429", status(429, `{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}`), false, RateLimited, []string{"limits the rate of pulls", "You have reached your pull rate limit.", "for a higher limit"}},
+		{"429 for long", func(t *testing.T) (*config.Config, Repository) {
+			f := newFake(t, httptest.NewServer)
+			f.before = func(_ int, w http.ResponseWriter, _ *http.Request) bool {
+				w.Header().Set("Retry-After", "5400")
+				w.WriteHeader(http.StatusTooManyRequests)
+				return true
+			}
+			return nil, at(f.host())
+		}, true, RateLimited, []string{"limits the rate of pulls and it is reached (429) and asks to wait 1h30m0s", "wait, or set a mirror"}},
 		{"404 of the hub's mirror", func(t *testing.T) (*config.Config, Repository) {
 			f := newFake(t, httptest.NewServer)
 			f.before = func(_ int, w http.ResponseWriter, _ *http.Request) bool {

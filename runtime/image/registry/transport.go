@@ -43,11 +43,27 @@ func (s *schemed) RoundTrip(req *http.Request) (*http.Response, error) {
 	return s.inner.RoundTrip(req)
 }
 
+// Hold is a pause before a request is repeated.
+type Hold struct {
+	Host   string
+	Status int           // of the answer that caused it
+	For    time.Duration // 0: it is over
+}
+
+// heldError is a refusal that says when the request may be repeated.
+type heldError struct {
+	error
+	asked time.Duration
+}
+
+func (e *heldError) Unwrap() error { return e.error }
+
 // retrying repeats requests that a moment later may succeed.
 type retrying struct {
 	inner    http.RoundTripper
 	attempts int
 	sleep    func(context.Context, time.Duration) error
+	held     func(Hold)
 	log      *slog.Logger
 }
 
@@ -57,7 +73,7 @@ func (r *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 		if n >= r.attempts || req.Context().Err() != nil || req.Body != nil && req.GetBody == nil {
 			return resp, err
 		}
-		wait := backoff(n)
+		wait, hold := backoff(n), Hold{}
 		switch {
 		case err != nil && temporary(err):
 			r.log.Debug("request is repeated", "host", req.URL.Host, "in", wait, "error", err)
@@ -71,11 +87,19 @@ func (r *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 			r.log.Info("registry asks for patience", "host", req.URL.Host, "status", resp.StatusCode, "in", wait)
 			_, _ = io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be used again
 			resp.Body.Close()
+			hold = Hold{Host: req.URL.Host, Status: resp.StatusCode, For: wait}
 		default:
 			return resp, err
 		}
+		if hold.For > 0 {
+			r.held(hold)
+		}
 		if err := r.sleep(req.Context(), wait); err != nil {
 			return nil, err
+		}
+		if hold.For > 0 {
+			hold.For = 0
+			r.held(hold)
 		}
 		if req.GetBody != nil {
 			body, err := req.GetBody()

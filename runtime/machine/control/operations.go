@@ -109,7 +109,7 @@ func (c *Client) Events(ctx context.Context, handle func(wire.Event) error) erro
 		if len(e.Container) > maxNameID {
 			return fmt.Errorf("machine: %s: event of a container id of %d bytes", wire.OpEvents, len(e.Container))
 		}
-		e.Message, e.Output = printable(e.Message), printable(e.Output)
+		e.Output = printable(e.Output)
 		if e.Exit != nil {
 			e.Exit.Error = printable(e.Exit.Error)
 		}

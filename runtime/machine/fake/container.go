@@ -130,7 +130,7 @@ func (g *Guest) spawnLocked(args, env []string, stdin bool, stdout, stderr io.Wr
 			p.status = *p.forced
 		}
 		p.mu.Unlock()
-		p.status.At = time.Now()
+		p.status.At, p.status.LogSeq = time.Now(), g.out.lastSeq(spec.ID)
 		in.Close()
 		end(p)
 		close(p.done)

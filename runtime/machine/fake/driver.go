@@ -108,10 +108,17 @@ func (d *Driver) Adopt(ctx context.Context, r machine.Record, handles machine.Ha
 		}
 	}
 	m, err := newMachine(g, handles)
-	if err == nil {
-		m.adopted = true
+	if err != nil {
+		return nil, err
 	}
-	return m, err
+	m.adopted = true
+	switch paused, full := g.gate.status(); {
+	case full: // which disk was said to the last owner
+		m.notice(machine.Notice{Kind: machine.NoticeDiskFull, Text: "the host had no space for a disk"})
+	case paused:
+		m.notice(machine.Notice{Kind: machine.NoticePaused})
+	}
+	return m, nil
 }
 
 // Guest returns the running machine with this id, id prefix or name, nil when

@@ -208,7 +208,7 @@ func (g *Guest) ShareChanges() []wire.ShareChanges {
 // DiskFull pauses the machine as a hypervisor does that finds no space for a
 // disk on the host; Machine.Resume ends it.
 func (g *Guest) DiskFull(serial string) {
-	g.gate.set(true)
+	g.gate.setFull()
 	g.notify(machine.Notice{Kind: machine.NoticeDiskFull, Serial: serial, Text: "no space left on device"})
 }
 
@@ -308,6 +308,7 @@ type gate struct {
 	mu     sync.Mutex
 	cond   sync.Cond
 	paused bool
+	full   bool // paused for want of space
 	closed bool
 }
 
@@ -317,9 +318,21 @@ func (g *gate) init() { g.cond.L = &g.mu }
 func (g *gate) set(paused bool) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.paused = paused
+	g.paused, g.full = paused, false
 	g.cond.Broadcast()
 	return !g.closed
+}
+
+func (g *gate) setFull() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.paused, g.full = true, true
+}
+
+func (g *gate) status() (paused, full bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.paused, g.full
 }
 
 func (g *gate) close() {

@@ -19,12 +19,13 @@ type logQueue struct {
 	cond    sync.Cond
 	records []wire.LogRecord // Seq without gaps
 	bytes   int
-	last    uint64 // Seq of the newest record ever
+	last    uint64            // Seq of the newest record ever
+	lastOf  map[string]uint64 // the same by container
 	closed  bool
 }
 
 func newLogQueue() *logQueue {
-	q := &logQueue{}
+	q := &logQueue{lastOf: map[string]uint64{}}
 	q.cond.L = &q.mu
 	return q
 }
@@ -48,10 +49,18 @@ func (q *logQueue) add(r wire.LogRecord) error {
 	}
 	q.last++
 	r.Seq = q.last
+	q.lastOf[r.Container] = r.Seq
 	q.records = append(q.records, r)
 	q.bytes += len(r.Line) + 64
 	q.cond.Broadcast()
 	return nil
+}
+
+// lastSeq is the number of a container's newest record.
+func (q *logQueue) lastSeq(container string) uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.lastOf[container]
 }
 
 // ack forgets every record up to seq. It reports false, and forgets nothing, for
