@@ -87,5 +87,27 @@ release: guest ## make a tarball, a Debian package and their checksums
 	rm -rf $(BIN)/release
 	$(GO) run ./cmd/release -version '$(VERSION)' -out $(BIN)/release
 
+# Where install puts things: below ~/.local and into docker's directory for this user's
+# plugins; as root for everybody. FORCE=1 takes docker compose's names from another program,
+# which uninstall brings back.
+ifeq ($(shell id -u),0)
+PREFIX     ?= /usr/local
+PLUGIN_DIR ?= $(PREFIX)/lib/docker/cli-plugins
+else
+PREFIX     ?= $(HOME)/.local
+PLUGIN_DIR ?= $(or $(DOCKER_CONFIG),$(HOME)/.docker)/cli-plugins
+endif
+NAMES = --bin-dir '$(DESTDIR)$(PREFIX)/bin' --plugin-dir '$(DESTDIR)$(PLUGIN_DIR)'
+
+install: guest ## install stack, also as docker-compose and docker compose (PREFIX, DESTDIR, FORCE=1)
+	$(GO) run ./cmd/release -version '$(VERSION)' -tree '$(DESTDIR)$(PREFIX)'
+	@'$(DESTDIR)$(PREFIX)/bin/stack' system compose on $(NAMES) $(if $(FORCE),--force) || \
+	{ echo "stack is installed, but not under docker compose's names: make install FORCE=1 takes them" >&2; exit 1; }
+
+uninstall: ## remove what install put there, and all that stack keeps but volumes and configuration
+	$(if $(DESTDIR),,'$(PREFIX)/bin/stack' system purge)
+	'$(DESTDIR)$(PREFIX)/bin/stack' system compose off $(NAMES)
+	cd '$(DESTDIR)$(PREFIX)' && xargs -d '\n' rm -f <lib/stack/installed && find lib/stack share/doc/stack -type d -empty -delete
+
 clean: ## remove what build made here (the guest's cache stays)
 	rm -rf $(BIN)

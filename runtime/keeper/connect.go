@@ -113,3 +113,32 @@ func start(ctx context.Context, dirs config.Dirs, args []string) error {
 
 // LogName is the log of keeper and supervisor in the state directory.
 const LogName = "supervisor.log"
+
+// WithNone ends the supervisor of dirs, unless machines run, and calls do once
+// supervisor and keeper have ended, and while no other can begin.
+func WithNone(ctx context.Context, dirs config.Dirs, do func() error) error {
+	c, err := Dial(ctx, dirs)
+	if err == nil {
+		err = c.Shutdown(ctx)
+	} else if errors.Is(err, api.ErrNoSupervisor) {
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("ending the supervisor: %w", err)
+	}
+	run, err := config.RuntimeDir(dirs)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{startLockName, lockName} { // in a keeper's order
+		f, err := os.OpenFile(filepath.Join(run, name), os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := lockWaiting(f); err != nil {
+			return err
+		}
+	}
+	return do()
+}
