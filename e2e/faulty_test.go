@@ -22,14 +22,18 @@ import (
 //	patience             asks once to wait 2 s, then delivers
 //	NAME                 delivers
 //
-// The rest of the name is a repository of the tests' registry. "faulty -dead NAME"
-// is a port at which nothing listens.
+// The rest of the name is a repository of the tests' registry. "faulty -login NAME"
+// is one that wants the user user with the password "open sesame"; "faulty -dead
+// NAME" is a port at which nothing listens.
 func faulty(ts *testscript.TestScript, neg bool, args []string) {
-	dead := len(args) == 2 && args[0] == "-dead"
-	if neg || len(args) != 1 && !dead {
-		ts.Fatalf("usage: faulty [-dead] NAME")
+	option := ""
+	if len(args) == 2 {
+		option = args[0]
 	}
-	if dead {
+	if neg || len(args) == 0 || len(args) > 2 || option != "" && option != "-dead" && option != "-login" {
+		ts.Fatalf("usage: faulty [-dead|-login] NAME")
+	}
+	if option == "-dead" {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		ts.Check(err)
 		ts.Check(l.Close())
@@ -38,9 +42,24 @@ func faulty(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Setenv(args[1], port)
 		return
 	}
+	server := faultyRegistry(option == "-login")
+	ts.Defer(server.Close)
+	_, port, err := net.SplitHostPort(server.Listener.Addr().String())
+	ts.Check(err)
+	ts.Setenv(args[len(args)-1], port)
+}
+
+// faultyRegistry is the server of faulty; the caller closes it.
+func faultyRegistry(login bool) *httptest.Server {
 	behind := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: os.Getenv(envRegistry)})
 	var asked atomic.Bool
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); login && (user != "user" || password != "open sesame") {
+			w.Header().Set("WWW-Authenticate", `Basic realm="tests"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		r.Header.Del("Authorization")
 		path, ok := strings.CutPrefix(r.URL.Path, "/v2/")
 		if !ok || path == "" {
 			return // the handshake
@@ -65,8 +84,4 @@ func faulty(ts *testscript.TestScript, neg bool, args []string) {
 		r.URL.Path, r.URL.RawPath = "/v2/"+rest, ""
 		behind.ServeHTTP(w, r)
 	}))
-	ts.Defer(server.Close)
-	_, port, err := net.SplitHostPort(server.Listener.Addr().String())
-	ts.Check(err)
-	ts.Setenv(args[0], port)
 }

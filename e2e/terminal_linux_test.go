@@ -227,3 +227,42 @@ func TestTerminal(t *testing.T) {
 		t.Errorf("after Ctrl-C this still runs: %s", running)
 	}
 }
+
+// TestLoginOnATerminal: login asks, shows no password as it is typed, and leaves
+// the terminal as it was, also when it is given up.
+func TestLoginOnATerminal(t *testing.T) {
+	server := faultyRegistry(true)
+	defer server.Close()
+	host := server.Listener.Addr().String()
+	h := newHome(t)
+	h.env = append(h.env, "DOCKER_CONFIG="+h.dir)
+	for _, giveUp := range []bool{true, false} {
+		tt := newTerminal(t, 24, 80)
+		before := tt.settings()
+		cmd := h.command("login", host)
+		tt.run(cmd)
+		tt.await("Username: ")
+		tt.typed("user\n")
+		tt.await("Password for user at " + host + ": ")
+		if giveUp {
+			tt.typed("\x03")
+		} else {
+			tt.typed("open sesame\n")
+			tt.await("Login Succeeded")
+		}
+		err := cmd.Wait()
+		if status := cmd.ProcessState.ExitCode(); giveUp && status != 130 || !giveUp && err != nil {
+			t.Errorf("given up: %t, got %v", giveUp, err)
+		}
+		if after := tt.settings(); after != before {
+			t.Errorf("given up: %t, the terminal was %+v and is %+v", giveUp, before, after)
+		}
+		tt.mu.Lock()
+		if bytes.Contains(tt.shown.Bytes(), []byte("sesame")) {
+			t.Errorf("the password was shown: %q", tt.shown.String())
+		}
+		tt.mu.Unlock()
+	}
+	h.write("compose.yaml", "services: {web: {image: "+host+"/any/library/busybox}}\n")
+	h.stack("pull")
+}

@@ -172,8 +172,8 @@ func (a *app) root() *cobra.Command {
 	)
 	for group, commands := range map[string][]*cobra.Command{
 		groupProject: {a.up(), a.down(), a.start(), a.stop(), a.restart(), a.rm(), a.pull(), a.plan(), a.config(), a.ls()},
-		groupReplica: {a.ps(), a.logs(), a.exec(), a.run(), a.kill(), a.cp(), a.top(), a.port(), a.events(), a.images()},
-		groupSystem:  {a.volume(), a.doctor(), a.version(), a.system()},
+		groupReplica: {a.ps(), a.logs(), a.exec(), a.run(), a.kill(), a.cp(), a.top(), a.port(), a.events(), a.images(), a.rmi()},
+		groupSystem:  {a.volume(), a.login(), a.logout(), a.doctor(), a.version(), a.system()},
 	} {
 		for _, c := range commands {
 			c.GroupID = group

@@ -30,6 +30,12 @@ func (a *app) down() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "down [SERVICE...]",
 		Short: "Stop and remove containers and networks",
+		PreRunE: func(*cobra.Command, []string) error {
+			if o.Images != "" && o.Images != "local" && o.Images != "all" {
+				return fmt.Errorf("invalid value for --rmi: %q", o.Images)
+			}
+			return nil
+		},
 		RunE: interruptible(func(ctx context.Context, services []string) error {
 			o.Services, o.Timeout = services, timeout.value()
 			// -v is the user's word that the volumes go.
@@ -38,6 +44,7 @@ func (a *app) down() *cobra.Command {
 	}
 	f := c.Flags()
 	f.BoolVarP(&o.Volumes, "volumes", "v", false, "remove the volumes that the compose file declares, and anonymous ones")
+	f.StringVar(&o.Images, "rmi", "", "remove the images of services too: all, or local for those without a tag of their own (`type`)")
 	f.BoolVar(&o.RemoveOrphans, "remove-orphans", false, "remove containers of services that are not in the compose file")
 	timeout.add(c)
 	return c

@@ -264,6 +264,18 @@ type PullImage struct {
 	Pos       spec.Pos `json:"pos"`
 }
 
+// RemoveImage takes a name, or all names of an image, out of the store.
+type RemoveImage struct {
+	Image string `json:"image"` // name, digest or id
+	Force bool   `json:"force,omitempty"`
+}
+
+// RemovedImage is what that did.
+type RemovedImage struct {
+	Untagged []string `json:"untagged,omitempty"` // names
+	Deleted  []string `json:"deleted,omitempty"`  // ids
+}
+
 // LogQuery selects log entries.
 type LogQuery struct {
 	Select

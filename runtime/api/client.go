@@ -92,6 +92,11 @@ func (c *Client) Pull(ctx context.Context, p Pull) iter.Seq2[Event, error] {
 	return events(stream[Event](ctx, c, PathPull, p))
 }
 
+// RemoveImage takes an image's name away, and the image with its last name.
+func (c *Client) RemoveImage(ctx context.Context, r RemoveImage) (RemovedImage, error) {
+	return ask[RemovedImage](ctx, c, PathImageRemove, r)
+}
+
 // Run makes a one-off replica.
 func (c *Client) Run(ctx context.Context, r Run) iter.Seq2[Event, error] {
 	return events(stream[Event](ctx, c, PathRun, r))

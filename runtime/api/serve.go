@@ -36,6 +36,7 @@ const (
 	PathVolumeRemove = "/v1/volume/remove" // POST VolumeRef -> nothing
 	PathVolumeExport = "/v1/volume/export" // POST VolumeRef -> tar
 	PathVolumeImport = "/v1/volume/import" // POST tar, header VolumeImport -> nothing
+	PathImageRemove  = "/v1/image/remove"  // POST RemoveImage -> RemovedImage
 	PathUpgrade      = "/v1/upgrade"       // POST Upgrade -> nothing, the connection closes when it has handed over
 	PathShutdown     = "/v1/shutdown"      // POST -> nothing: ends a supervisor that keeps no machine
 )

@@ -157,7 +157,7 @@ func mirrorURL(s string) (*url.URL, error) {
 	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
 		return nil, fmt.Errorf("%q must begin with https:// or http:// and name a host", s)
 	case u.User != nil:
-		return nil, fmt.Errorf("credentials do not belong into this file: log in to %q with docker login", u.Host)
+		return nil, fmt.Errorf("credentials do not belong into this file: log in to %q with stack login", u.Host)
 	case u.RawQuery != "" || u.Fragment != "":
 		return nil, fmt.Errorf("%q must end with its path", s)
 	case !hostPattern.MatchString(strings.ToLower(u.Host)):

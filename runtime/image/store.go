@@ -319,54 +319,6 @@ func (s *Store) all(r *refs) ([]*Image, error) {
 	return images, nil
 }
 
-// Remove takes a name away and, with its last name, the image and whatever no
-// other image shares. An id or a digest takes all names away. Whoever runs the
-// image must have finished with its disk, or hold its files open.
-func (s *Store) Remove(ref string) error {
-	r, err := s.readRefs()
-	if err != nil {
-		return err
-	}
-	img, named, err := s.find(ref, "", r)
-	if err != nil {
-		return err
-	}
-	byName := ""
-	if parsed, err := ParseRef(ref); named && err == nil && parsed.Tag != "" {
-		byName = parsed.String()
-	}
-	err = s.changeRefs(func(r *refs) error {
-		named := false // by another tag
-		for name, platforms := range r.Refs {
-			for p, d := range platforms {
-				if d == img.Digest && (byName == "" || name == byName) {
-					delete(platforms, p)
-				} else if d == img.Digest && !strings.Contains(name, "@") {
-					named = true
-				}
-			}
-		}
-		for name, platforms := range r.Refs {
-			for p, d := range platforms {
-				if d == img.Digest && !named {
-					delete(platforms, p) // name@digest alone keeps nothing
-				}
-			}
-			if len(platforms) == 0 {
-				delete(r.Refs, name)
-			}
-		}
-		if named {
-			return nil
-		}
-		return remove(s.path("images", hexOf(img.Digest)))
-	})
-	if err != nil {
-		return fmt.Errorf("removing image %q: %w", ref, err)
-	}
-	return s.collect()
-}
-
 // use keeps collections away until its lock is released: from files that are not
 // yet whole, and from those that no image needs yet.
 func (s *Store) use() (*fileLock, error) { return lockShared(s.path("locks", "use")) }

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -440,7 +441,7 @@ func TestCompressions(t *testing.T) {
 		if diff := cmp.Diff([]string{want("f", strings.Repeat("content", 100000))}, contents(t, s, img)); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
-		if err := s.Remove("z:" + name); err != nil { // so that the next has to fetch its own
+		if _, err := s.Remove("z:"+name, RemoveOptions{}); err != nil { // so that the next has to fetch its own
 			t.Error(err)
 		}
 	}
@@ -678,7 +679,7 @@ func TestCancel(t *testing.T) {
 	if err := <-third; err != nil {
 		t.Errorf("the pull that waits: %v", err)
 	}
-	if err := s.Remove("x:1"); err != nil {
+	if _, err := s.Remove("x:1", RemoveOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if left := tree(t, s.dir); len(left) > 0 {
@@ -879,11 +880,11 @@ func TestNamesAndRemoval(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("a:latest+z:9", "b.example.com/x/y:v1")
-	if err := s.Remove("a"); err != nil {
+	if _, err := s.Remove("a", RemoveOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	expect("b.example.com/x/y:v1", "z:9")
-	if err := s.Remove("b.example.com/x/y:v1"); err != nil {
+	if _, err := s.Remove("b.example.com/x/y:v1", RemoveOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	expect("z:9")
@@ -905,25 +906,99 @@ func TestNamesAndRemoval(t *testing.T) {
 	if got, err := s.Get(prefix, ""); err != nil || got.ID == img.ID {
 		t.Errorf("Get(%q) = %v, %v", prefix, got, err)
 	}
-	if err := s.Remove(prefix); err != nil {
+	if _, err := s.Remove(prefix, RemoveOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := s.Get(prefix, ""); err != nil || got.ID != img.ID {
 		t.Errorf("Get(%q) = %v, %v", prefix, got, err)
 	}
 	for _, gone := range []string{"a", "b.example.com/x/y:v1", "nothing"} {
-		if err := s.Remove(gone); !errors.Is(err, ErrNotFound) {
+		if _, err := s.Remove(gone, RemoveOptions{}); !errors.Is(err, ErrNotFound) {
 			t.Errorf("Remove(%q) = %v", gone, err)
 		}
 	}
 	if _, err := s.Import(t.Context(), two, "second:name"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Remove(img.ID[:10]); err != nil { // by id: every name
+	if _, err := s.Remove(img.ID[:10], RemoveOptions{Force: true}); err != nil { // by id: every name
 		t.Fatal(err)
 	}
 	if left := tree(t, s.dir); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestRemoveInUse: docker's rules about images that containers use, and about
+// those of several names.
+func TestRemoveInUse(t *testing.T) {
+	running, stopped := Use{Container: strings.Repeat("a", 64), Running: true}, Use{Container: strings.Repeat("b", 64)}
+	mounted := Use{Container: strings.Repeat("c", 64), Mounted: true}
+	for _, tc := range []struct {
+		name  string
+		tags  []string
+		ref   string // "": the id
+		uses  []Use
+		force bool
+		fault string
+		want  Removed // Deleted: any id for one
+		left  int     // images
+	}{
+		{"free", []string{"a:1"}, "a:1", nil, false, "", Removed{[]string{"a:1"}, []string{"id"}}, 0},
+		{"one of two names", []string{"a:1", "b:1"}, "a:1", []Use{running}, false, "", Removed{[]string{"a:1"}, nil}, 1},
+		{"last name, running", []string{"a:1"}, "a:1", []Use{running}, false, `conflict: unable to remove repository reference "a:1" (must force) - container aaaaaaaaaaaa is using its referenced image`, Removed{}, 1},
+		{"last name, stopped", []string{"a:1"}, "a:1", []Use{stopped}, false, `(must force) - container bbbbbbbbbbbb is using`, Removed{}, 1},
+		{"last name, forced", []string{"a:1"}, "a:1", []Use{running}, true, "", Removed{[]string{"a:1"}, nil}, 1},
+		{"last name, mounted", []string{"a:1"}, "a:1", []Use{mounted}, true, `(cannot be forced) - image is mounted by container cccccccccccc`, Removed{}, 1},
+		{"id, running", []string{"a:1"}, "", []Use{running}, true, `(cannot be forced) - image is being used by running container aaaaaaaaaaaa`, Removed{}, 1},
+		{"id, both", []string{"a:1"}, "", []Use{stopped, running}, false, `(cannot be forced) - image is being used by running container aaaaaaaaaaaa`, Removed{}, 1},
+		{"id, stopped", []string{"a:1"}, "", []Use{stopped}, false, `(must be forced) - image is being used by stopped container bbbbbbbbbbbb`, Removed{}, 1},
+		{"id, stopped, forced", []string{"a:1", "b:1"}, "", []Use{stopped}, true, "", Removed{[]string{"a:1", "b:1"}, nil}, 1},
+		{"id, two names", []string{"a:1", "b:1"}, "", nil, false, `(must be forced) - image is referenced in multiple repositories`, Removed{}, 1},
+		{"id, two names, forced", []string{"a:1", "b:1"}, "", nil, true, "", Removed{[]string{"a:1", "b:1"}, []string{"id"}}, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := open(t, nil)
+			var img *Image
+			for _, tag := range tc.tags {
+				var err error
+				if img, err = s.Import(t.Context(), makeImage(t, v1.Config{}, tarLayer(t, "f", "x")), tag); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ref := tc.ref
+			if ref == "" {
+				ref = img.ID
+			}
+			got, err := s.Remove(ref, RemoveOptions{Force: tc.force, Uses: func(asked *Image) []Use {
+				if asked.Digest != img.Digest {
+					t.Errorf("asked for the uses of %s", asked.Digest)
+				}
+				return tc.uses
+			}})
+			if tc.fault == "" && err != nil || tc.fault != "" && (!errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), tc.fault)) {
+				t.Fatalf("got %v, want %q", err, tc.fault)
+			}
+			got.Untagged = slices.DeleteFunc(got.Untagged, func(name string) bool { return strings.Contains(name, "@") })
+			for n := range got.Deleted {
+				got.Deleted[n] = "id"
+			}
+			if diff := cmp.Diff(tc.want, got, cmpopts.EquateEmpty()); diff != "" {
+				t.Error(diff)
+			}
+			all, err := s.List()
+			if err != nil || len(all) != tc.left {
+				t.Fatalf("%d images are left, %v", len(all), err)
+			}
+			if tc.left > 0 { // whole, with a name or without
+				kept, err := s.Get(img.ID, "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff([]string{want("f", "x")}, contents(t, s, kept)); diff != "" {
+					t.Error(diff)
+				}
+			}
+		})
 	}
 }
 

@@ -391,9 +391,6 @@ func observeStores(st planner.State, name string, p *spec.Project, volumes Volum
 		}
 	}
 	st.Images = map[string]planner.Image{}
-	if p == nil {
-		return st, nil
-	}
 	look := func(ref, platform string) error {
 		img, err := images.Get(ref, platform)
 		switch {
@@ -404,6 +401,14 @@ func observeStores(st planner.State, name string, p *spec.Project, volumes Volum
 		}
 		st.Images[ref] = planner.Image{ID: img.ID, Pulled: img.Pulled}
 		return nil
+	}
+	for _, r := range st.Replicas {
+		if err := look(r.Image, ""); err != nil {
+			return st, fmt.Errorf("container %s: %w", r.Name, err)
+		}
+	}
+	if p == nil {
+		return st, nil
 	}
 	for _, svc := range p.Services {
 		if err := look(svc.Image, svc.Platform); err != nil {
@@ -510,6 +515,9 @@ func (c *change) do(ctx context.Context, step planner.Step) error {
 	defer context.AfterFunc(s.ctx, cancel)()
 	switch step.Noun {
 	case planner.ImageNoun:
+		if step.Verb == planner.Remove {
+			return c.removeImage(step.Name)
+		}
 		return s.pull(ctx, c.pulled(step), c.reg, c.event)
 	case planner.NetworkNoun:
 		switch step.Verb {

@@ -371,6 +371,20 @@ func (f *fakeImages) Pull(_ context.Context, ref string, opt image.PullOptions) 
 	return img, nil
 }
 
+func (f *fakeImages) Remove(ref string, opt image.RemoveOptions) (image.Removed, error) {
+	img, err := f.Get(ref, "")
+	if err != nil {
+		return image.Removed{}, err
+	}
+	if len(opt.Uses(img)) > 0 && !opt.Force {
+		return image.Removed{}, fmt.Errorf("removing image %q: %w: in use", ref, image.ErrInUse)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.images, ref)
+	return image.Removed{Untagged: []string{ref}, Deleted: []string{img.ID}}, nil
+}
+
 func (f *fakeImages) Resolve(_ context.Context, ref string, _ image.PullOptions) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

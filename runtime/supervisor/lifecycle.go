@@ -58,13 +58,10 @@ func (s *Supervisor) makeReplica(ctx context.Context, m making) (_ *replica, err
 	if rec.Mounts, err = mountsOf(m.project, m.service, m.image.Config, m.inherited); err != nil {
 		return nil, err
 	}
-	if err := s.opt.State.PutReplica(rec); err != nil {
+	r, err := s.pin(rec)
+	if err != nil {
 		return nil, err
 	}
-	r := newReplica(*rec)
-	s.mu.Lock()
-	s.replicas[rec.ID] = r
-	s.mu.Unlock()
 	defer func() {
 		if err != nil {
 			s.forget(r, m.inherited)

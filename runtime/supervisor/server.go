@@ -137,6 +137,10 @@ func (s *Supervisor) handler() http.Handler {
 		s.Apply(ctx, a, pid, send)
 	}))
 	handle(api.PathPull, progress(func(ctx context.Context, p api.Pull, _ int, send func(api.Event)) { s.Pull(ctx, p, send) }))
+	handle(api.PathImageRemove, answer(func(_ context.Context, r api.RemoveImage) (api.RemovedImage, error) {
+		done, err := s.removeImage(r.Image, r.Force)
+		return api.RemovedImage{Untagged: done.Untagged, Deleted: done.Deleted}, err
+	}))
 	handle(api.PathRun, progress(func(ctx context.Context, r api.Run, _ int, send func(api.Event)) { s.Run(ctx, r, send) }))
 	handle(api.PathReplicas, answer(func(_ context.Context, sel api.Select) ([]*state.Replica, error) {
 		found, err := s.selected(sel)

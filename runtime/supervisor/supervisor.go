@@ -39,6 +39,7 @@ type Images interface {
 	Get(ref, platform string) (*image.Image, error)
 	Pull(ctx context.Context, ref string, opt image.PullOptions) (*image.Image, error)
 	Disk(img *image.Image) (image.Disk, error)
+	Remove(ref string, opt image.RemoveOptions) (image.Removed, error)
 	// Resolve asks the registry which digest a name leads to.
 	Resolve(ctx context.Context, ref string, opt image.PullOptions) (string, error)
 }
@@ -140,6 +141,10 @@ type Supervisor struct {
 
 	heldMu sync.Mutex // guards opt.Held; taken last
 	netMu  sync.Mutex // one change of networks or leases at a time; taken before mu
+
+	// Held for reading while a replica gets its image, and alone while an image is
+	// removed; taken before mu.
+	images sync.RWMutex
 
 	mu       sync.Mutex // guards what follows
 	closing  bool

@@ -315,8 +315,7 @@ func (c *Client) do(ctx context.Context, e *endpoint, method, path string, heade
 	return resp, nil
 }
 
-// session returns the transport for the endpoint, after the handshake that
-// finds out how it wants to be asked.
+// session returns the transport for the endpoint, after the handshake.
 func (c *Client) session(ctx context.Context, e *endpoint) (http.RoundTripper, error) {
 	key := sessionKey{e.host, e.path, e.plain}
 	c.mu.Lock()
@@ -343,6 +342,14 @@ func (c *Client) session(ctx context.Context, e *endpoint) (http.RoundTripper, e
 			return nil, fmt.Errorf("looking for the credentials of %s: %w", e.host, err)
 		}
 	}
+	s.anonymous = auth == authn.Anonymous
+	s.rt, err = c.handshake(ctx, e, reg, auth, []string{repo.Scope(transport.PullScope)})
+	return s.rt, err
+}
+
+// handshake finds out how the endpoint wants to be asked and returns a transport
+// that does so.
+func (c *Client) handshake(ctx context.Context, e *endpoint, reg name.Registry, auth authn.Authenticator, scopes []string) (http.RoundTripper, error) {
 	base, err := c.transport(e)
 	if err != nil {
 		return nil, err
@@ -355,10 +362,7 @@ func (c *Client) session(ctx context.Context, e *endpoint) (http.RoundTripper, e
 		inner:    &schemed{inner: base, endpoint: e},
 		attempts: attempts, sleep: c.opt.sleep, held: c.opt.Held, log: c.opt.Log,
 	}
-	scopes := []string{repo.Scope(transport.PullScope)}
-	s.anonymous = auth == authn.Anonymous
-	s.rt, err = transport.NewWithContext(ctx, reg, auth, transport.NewUserAgent(rt, userAgent), scopes)
-	return s.rt, err
+	return transport.NewWithContext(ctx, reg, auth, transport.NewUserAgent(rt, userAgent), scopes)
 }
 
 // anonymous tells whether requests to the endpoint carry no credentials.

@@ -201,7 +201,7 @@ func (f *fault) fromStatus(status *transport.Error, repo Repository, what string
 	if login == "index.docker.io" {
 		login = ""
 	}
-	login = strings.TrimSpace("docker login " + login)
+	login = strings.TrimSpace("stack login " + login)
 	// As docker names it: its messages are matched by scripts.
 	repository := repo.String()
 	if repo.Host == config.DockerHub {

@@ -494,7 +494,7 @@ func TestSentences(t *testing.T) {
 		kind  Kind
 		want  []string
 	}{
-		{"401", status(401, ""), false, Unauthorized, []string{"pull access denied for 127.0.0.1:", "/library/x, repository does not exist or may require 'docker login'", `log in with "docker login 127.0.0.1`}},
+		{"401", status(401, ""), false, Unauthorized, []string{"pull access denied for 127.0.0.1:", "/library/x, repository does not exist or may require 'docker login'", `log in with "stack login 127.0.0.1`}},
 		{"401 with credentials", status(401, ""), true, Unauthorized, []string{"does not accept the stored credentials (401)", "log in again"}},
 		{"403", status(403, `{"errors":[{"code":"DENIED","message":"not for\u001b[31m you"}]}`), true, Denied, []string{"denies access to 127.0.0.1:", "/library/x (403 not for [31m you)", "ask its owner"}},
 		{"404", status(404, `{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}`), false, NotFound, []string{"manifest for 127.0.0.1:", "/library/x:1 not found at", "404 manifest unknown", "check the spelling"}},
@@ -788,6 +788,54 @@ func TestCredentials(t *testing.T) {
 				t.Error("the mirror was not asked")
 			}
 		})
+	}
+}
+
+// TestLogin: what /v2/ asks for decides, also where the token is given to anyone.
+func TestLogin(t *testing.T) {
+	for _, scheme := range []string{"basic", "bearer", "careless"} {
+		t.Run(scheme, func(t *testing.T) {
+			mux := http.NewServeMux()
+			front := httptest.NewServer(mux)
+			defer front.Close()
+			mux.HandleFunc("/token", func(w http.ResponseWriter, r *http.Request) {
+				u, p, _ := r.BasicAuth()
+				switch right := u == "user" && p == "secret"; {
+				case right:
+					fmt.Fprint(w, `{"token":"good"}`)
+				case scheme == "careless":
+					fmt.Fprint(w, `{"token":"for-nothing"}`)
+				default:
+					w.WriteHeader(http.StatusUnauthorized)
+				}
+			})
+			mux.HandleFunc("/v2/", func(w http.ResponseWriter, r *http.Request) {
+				u, p, _ := r.BasicAuth()
+				switch {
+				case scheme == "basic" && u == "user" && p == "secret", r.Header.Get("Authorization") == "Bearer good":
+					return
+				case scheme == "basic":
+					w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+				default:
+					w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="%s/token",service="x"`, front.URL))
+				}
+				w.WriteHeader(http.StatusUnauthorized)
+			})
+			host := strings.TrimPrefix(front.URL, "http://")
+			c, _ := newClient(t, nil, nil)
+			if err := c.Login(t.Context(), host, authn.AuthConfig{Username: "user", Password: "secret"}); err != nil {
+				t.Error(err)
+			}
+			err := c.Login(t.Context(), host, authn.AuthConfig{Username: "user", Password: "wrong-one"})
+			var e *LoginError
+			if !errors.As(err, &e) || e.Kind != Unauthorized || !strings.Contains(err.Error(), "unauthorized: incorrect username or password") || strings.Contains(err.Error(), "wrong-one") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	c, _ := newClient(t, nil, nil)
+	if err := c.Login(t.Context(), deadHost(t), authn.AuthConfig{Username: "u", Password: "p"}); err == nil || !strings.Contains(err.Error(), "nothing listens at 127.0.0.1") {
+		t.Errorf("got %v", err)
 	}
 }
 
