@@ -62,14 +62,14 @@ func buildCommand(open opener) *cobra.Command {
 	var source string
 	var update bool
 	cmd := &cobra.Command{
-		Use: "build [NAME…]", Short: "Make images that are missing or out of date; without a name, all",
+		Use: "build [NAME…]", Short: "Make images that are missing or out of date; without a name, the usual ones",
 		ValidArgs: recipe.Names(),
 	}
 	cmd.Flags().StringVar(&source, "source", "", "root of this repository (default: the one around the current directory)")
 	cmd.Flags().BoolVar(&update, "update", false, "fetch the lists of Debian packages first, however young they are")
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
 		if len(names) == 0 {
-			names = recipe.Names()
+			names = recipe.Usual()
 		}
 		var recipes []*recipe.Recipe
 		var faults *multierror.Error

@@ -31,6 +31,7 @@ type Recipe struct {
 	Programs []Program // of this repository
 	Config   v1.Config // of the image; without it, the base's
 	Index    bool      // published as an index, as the registry's official images are
+	OnDemand bool      // made only when it is named
 	OCI      bool      // media types of OCI, layers in zstd; else Docker's, in gzip
 
 	// Layers make one layer each.
@@ -44,13 +45,24 @@ type Program struct {
 }
 
 // recipes in the order in which list shows them; a base comes before what stands on it.
-var recipes = []*Recipe{debian, busybox, alpine, nginx, redis, postgres, tool, layers, threeTierApp}
+var recipes = []*Recipe{debian, busybox, alpine, nginx, redis, postgres, mariadb, memcached, tool, layers, threeTierApp}
 
 // Names returns the names of all recipes.
 func Names() []string {
 	var names []string
 	for _, r := range recipes {
 		names = append(names, r.Name)
+	}
+	return names
+}
+
+// Usual returns the names of the recipes that are made when none is named.
+func Usual() []string {
+	var names []string
+	for _, r := range recipes {
+		if !r.OnDemand {
+			names = append(names, r.Name)
+		}
 	}
 	return names
 }
