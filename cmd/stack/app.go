@@ -171,15 +171,19 @@ func (a *app) root() *cobra.Command {
 		&cobra.Group{ID: groupSystem, Title: "System:"},
 	)
 	for group, commands := range map[string][]*cobra.Command{
-		groupProject: {a.up(), a.down(), a.start(), a.stop(), a.restart(), a.rm(), a.pull(), a.plan(), a.config(), a.ls()},
-		groupReplica: {a.ps(), a.logs(), a.exec(), a.run(), a.kill(), a.cp(), a.top(), a.port(), a.events(), a.images(), a.rmi()},
-		groupSystem:  {a.volume(), a.login(), a.logout(), a.doctor(), a.version(), a.system()},
+		groupProject: {a.up(), a.down(), a.start(), a.stop(), a.restart(), a.rm(), a.create(), a.scale(), a.pull(), a.plan(), a.config(), a.ls()},
+		groupReplica: {
+			a.ps(), a.logs(), a.exec(), a.run(), a.kill(), a.cp(), a.top(), a.port(), a.events(), a.images(), a.rmi(), a.volumes(), a.wait(),
+			a.attach(), a.export(), a.stats(), a.inspect(),
+		},
+		groupSystem: {a.volume(), a.login(), a.logout(), a.doctor(), a.version(), a.system()},
 	} {
 		for _, c := range commands {
 			c.GroupID = group
 			root.AddCommand(c)
 		}
 	}
+	root.AddCommand(a.unsupported()...)
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.SetHelpCommandGroupID(groupSystem)
 	root.SetCompletionCommandGroupID(groupSystem)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/stackvm/stack/cmd/stack/render"
 	"github.com/stackvm/stack/runtime/api"
 )
 
@@ -25,7 +25,7 @@ func (a *app) events() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			q := api.EventsQuery{Select: api.Select{Project: name, Services: services, OneOff: true}}
+			q := api.EventsQuery{Select: api.Select{Project: name, Services: services}}
 			now := time.Now()
 			if q.Since, err = parseTime(since, now); err != nil {
 				return fmt.Errorf("--since: %w", err)
@@ -41,6 +41,9 @@ func (a *app) events() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if e.Type != "container" || e.Attributes["com.docker.compose.oneoff"] == "True" {
+					continue // as with compose: services' containers only
+				}
 				if err := a.printEvent(e, asJSON); err != nil {
 					return err
 				}
@@ -55,24 +58,21 @@ func (a *app) events() *cobra.Command {
 	return c
 }
 
+// printEvent prints an event of a container in compose's form. What compose sets
+// itself is left out of the attributes.
 func (a *app) printEvent(e api.ObjectEvent, asJSON bool) error {
+	attributes := map[string]string{"name": e.Name}
+	maps.Copy(attributes, e.Attributes)
+	maps.DeleteFunc(attributes, func(k, _ string) bool { return strings.HasPrefix(k, "com.docker.compose.") })
 	if asJSON {
-		attributes := map[string]string{"name": e.Name}
-		maps.Copy(attributes, e.Attributes)
-		return json.NewEncoder(a.out).Encode(struct {
-			Time       time.Time         `json:"time"`
-			Type       string            `json:"type"`
-			Action     string            `json:"action"`
-			ID         string            `json:"id"`
-			Service    string            `json:"service"`
-			Attributes map[string]string `json:"attributes"`
-		}{e.Time, e.Type, e.Action, e.ID, e.Service, attributes})
+		return render.Lines(a.out, []any{map[string]any{
+			"action": e.Action, "attributes": attributes, "id": e.ID, "service": e.Service, "time": e.Time, "type": e.Type,
+		}})
 	}
-	var attributes []string
-	for _, k := range slices.Sorted(maps.Keys(e.Attributes)) {
-		attributes = append(attributes, k+"="+e.Attributes[k])
+	var pairs []string
+	for _, k := range slices.Sorted(maps.Keys(attributes)) {
+		pairs = append(pairs, k+"="+attributes[k])
 	}
-	attributes = append(attributes, "name="+e.Name)
-	_, err := fmt.Fprintf(a.out, "%s %s %s %s (%s)\n", e.Time.Local().Format("2006-01-02 15:04:05.000000"), e.Type, e.Action, e.ID, strings.Join(attributes, ", "))
+	_, err := fmt.Fprintf(a.out, "%s %s %s %s (%s)\n", e.Time.Local().Format("2006-01-02 15:04:05.000000"), e.Type, e.Action, e.ID, strings.Join(pairs, ", "))
 	return err
 }

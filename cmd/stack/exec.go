@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/stackvm/stack/guest/wire"
 	"github.com/stackvm/stack/runtime/api"
@@ -15,45 +16,65 @@ import (
 
 func (a *app) exec() *cobra.Command {
 	var (
-		e     wire.Exec
-		index int
-		noTTY bool
+		e          wire.Exec
+		index      int
+		noTTY, tty bool
 	)
 	c := &cobra.Command{
 		Use:   "exec SERVICE COMMAND [ARG...]",
 		Short: "Run a command in a running container",
 		Args:  cobra.MinimumNArgs(2),
-		RunE: interruptible(func(ctx context.Context, args []string) error {
-			_, name, c, err := a.reach(ctx, nil)
-			if err != nil {
-				return err
-			}
-			if e.Env, err = fromEnvironment(e.Env); err != nil {
-				return err
-			}
-			e.Args = args[1:]
-			e.Stdin = !e.Detach
-			e.TTY = !noTTY && !e.Detach && isTerminal(a.in) && isTerminal(a.out)
-			if e.TTY {
-				e.Size = windowSize(a.out)
-			}
-			conn, err := c.Exec(ctx, api.Exec{Select: api.Select{Project: name, Services: args[:1], Index: index}, Exec: e})
-			if err != nil || e.Detach {
-				return commandFailure(err)
-			}
-			s := session{conn: conn, tty: e.TTY, stdin: a.in, out: a.out, err: a.err}
-			return status(s.run(ctx))
-		}),
 	}
 	f := c.Flags()
+	c.RunE = interruptible(func(ctx context.Context, args []string) error {
+		r, err := a.replica(ctx, args[0], index)
+		if err != nil {
+			return err
+		}
+		if e.Env, err = fromEnvironment(e.Env); err != nil {
+			return err
+		}
+		e.Args = args[1:]
+		e.Stdin = e.Stdin && !e.Detach
+		if e.TTY, err = a.wantsTTY(f.Changed("tty"), tty && !noTTY && !e.Detach, e.Stdin); err != nil {
+			return err
+		}
+		if e.TTY {
+			e.Size = windowSize(a.out)
+		}
+		c, err := a.connect(ctx)
+		if err != nil {
+			return err
+		}
+		conn, err := c.Exec(ctx, api.Exec{Select: api.Select{Replica: r.ID}, Exec: e})
+		if err != nil || e.Detach {
+			return commandFailure(err)
+		}
+		s := session{conn: conn, tty: e.TTY, out: a.out, err: a.err}
+		if e.Stdin {
+			s.stdin = a.in
+		}
+		return status(s.run(ctx))
+	})
 	f.SetInterspersed(false)
+	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "no-TTY" { // compose's older name
+			name = "no-tty"
+		}
+		return pflag.NormalizedName(name)
+	})
 	f.BoolVarP(&e.Detach, "detach", "d", false, "run the command in the background")
 	f.StringArrayVarP(&e.Env, "env", "e", nil, "set an environment variable (`KEY=VALUE`, or KEY to pass it on)")
-	f.IntVar(&index, "index", 0, "`number` of the container if the service has several")
+	f.IntVar(&index, "index", 0, indexHelp)
 	f.BoolVarP(&noTTY, "no-tty", "T", false, "do not allocate a terminal (default: one if standard input and output are terminals)")
 	f.BoolVar(&e.Privileged, "privileged", false, "give the process extended privileges")
 	f.StringVarP(&e.User, "user", "u", "", "run the command as this `user`")
 	f.StringVarP(&e.WorkingDir, "workdir", "w", "", "`directory` to run the command in")
+	f.BoolVarP(&e.Stdin, "interactive", "i", true, "keep standard input open")
+	f.BoolVarP(&tty, "tty", "t", true, "allocate a terminal")
+	for _, name := range []string{"interactive", "tty"} {
+		_ = f.MarkHidden(name) // it was just added
+	}
 	return c
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -25,6 +24,30 @@ type imageLine struct {
 	Platform      string    `json:"Platform"`
 	Size          int64     `json:"Size"`
 	Created       time.Time `json:"Created,omitzero"`
+	LastTagTime   time.Time `json:"LastTagTime,omitzero"`
+}
+
+// ShortID, HumanSize and Since are for the table.
+func (l imageLine) ShortID() string { return shortID(l.ID) }
+
+// HumanSize is the size as docker prints it.
+func (l imageLine) HumanSize() string { return units.HumanSizeWithPrecision(float64(l.Size), 3) }
+
+// Since is how long ago the image was made.
+func (l imageLine) Since() string {
+	if l.Created.IsZero() {
+		return "N/A"
+	}
+	return units.HumanDuration(time.Since(l.Created)) + " ago"
+}
+
+var imageLayout = render.Layout{
+	Table: `{{.ContainerName}}\t{{.Repository}}\t{{.Tag}}\t{{.Platform}}\t{{.ShortID}}\t{{.HumanSize}}\t{{.Since}}`,
+	Headers: map[string]string{
+		"ContainerName": "CONTAINER", "Repository": "REPOSITORY", "Tag": "TAG", "Platform": "PLATFORM", "ShortID": "IMAGE ID",
+		"ID": "IMAGE ID", "HumanSize": "SIZE", "Size": "SIZE", "Since": "CREATED", "Created": "CREATED", "LastTagTime": "LAST TAG",
+	},
+	Width: 20,
 }
 
 func (a *app) images() *cobra.Command {
@@ -48,25 +71,16 @@ func (a *app) images() *cobra.Command {
 					}
 				}
 				return nil
-			case format == "json":
-				return json.NewEncoder(a.out).Encode(lines)
-			case format == "table" || format == "":
-				var rows [][]string
-				for _, l := range lines {
-					created := "N/A"
-					if !l.Created.IsZero() {
-						created = units.HumanDuration(time.Since(l.Created)) + " ago"
-					}
-					id := strings.TrimPrefix(l.ID, "sha256:")
-					rows = append(rows, []string{l.ContainerName, l.Repository, l.Tag, l.Platform, id[:min(12, len(id))], units.HumanSizeWithPrecision(float64(l.Size), 3), created})
-				}
-				return render.Table(a.out, []string{"CONTAINER", "REPOSITORY", "TAG", "PLATFORM", "IMAGE ID", "SIZE", "CREATED"}, rows)
+			case format == "json": // compose has one array here, not a line per image
+				return render.Lines(a.out, [][]imageLine{lines})
+			case format == "pretty":
+				format = "table"
 			}
-			return fmt.Errorf("format %q: use table or json", format)
+			return render.Rows(a.out, format, imageLayout, lines)
 		}),
 	}
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print ids only")
-	c.Flags().StringVar(&format, "format", "table", "`format`: table or json")
+	c.Flags().StringVar(&format, "format", "table", formatHelp)
 	return c
 }
 
@@ -86,7 +100,7 @@ func (a *app) imageLines(ctx context.Context, services []string) ([]imageLine, e
 		img, err := images.Get(r.ImageID, "")
 		switch {
 		case err == nil:
-			line.Platform, line.Size, line.Created = img.Platform.String(), img.Size, img.Created
+			line.Platform, line.Size, line.Created, line.LastTagTime = img.Platform.String(), img.Size, img.Created, img.Pulled
 			if len(img.Tags) > 0 {
 				line.Repository, line.Tag = splitTag(img.Tags[0])
 			}

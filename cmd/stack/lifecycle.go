@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,13 +67,19 @@ func (a *app) stop() *cobra.Command {
 }
 
 func (a *app) start() *cobra.Command {
-	return &cobra.Command{
+	var sel planner.Selection
+	var timeout int
+	c := &cobra.Command{
 		Use:   "start [SERVICE...]",
 		Short: "Start services",
 		RunE: interruptible(func(ctx context.Context, services []string) error {
-			return a.change(ctx, services, api.Apply{Command: api.Start, Selection: planner.Selection{Services: services}})
+			sel.Services = services
+			return a.change(ctx, services, api.Apply{Command: api.Start, Selection: sel, WaitTimeout: time.Duration(timeout) * time.Second})
 		}),
 	}
+	c.Flags().BoolVar(&sel.Wait, "wait", false, "wait until the services are running or healthy")
+	c.Flags().IntVar(&timeout, "wait-timeout", 0, "`seconds` to wait at most; 0: without end")
+	return c
 }
 
 func (a *app) restart() *cobra.Command {
@@ -102,24 +111,23 @@ func (a *app) rm() *cobra.Command {
 			}
 			sel.Services = services
 			change := api.Apply{Command: api.Remove, Name: name, Project: p, Selection: sel, Confirm: api.ConfirmAll}
-			if !force && !a.dryRun {
-				plan, err := a.preview(ctx, c, change)
+			if !a.dryRun {
+				names, err := a.removals(ctx, c, change)
 				if err != nil {
 					return err
-				}
-				var names []string
-				for _, s := range plan.Steps {
-					if s.Verb == planner.Remove && s.Noun == planner.ReplicaNoun {
-						names = append(names, s.Name)
-					}
 				}
 				if len(names) == 0 {
 					fmt.Fprintln(a.err, "No stopped containers")
 					return nil
 				}
-				fmt.Fprintf(a.err, "Going to remove %s\n", strings.Join(names, ", "))
-				if yes, err := a.ask(ctx, "Are you sure?"); err != nil || !yes {
-					return err
+				going := "Going to remove " + strings.Join(names, ", ")
+				if force {
+					fmt.Fprintln(a.out, going)
+				} else {
+					fmt.Fprintln(a.err, going)
+					if yes, err := a.ask(ctx, "Are you sure?"); err != nil || !yes {
+						return err
+					}
 				}
 			}
 			return a.apply(ctx, c, change, nil)
@@ -129,35 +137,66 @@ func (a *app) rm() *cobra.Command {
 	f.BoolVarP(&force, "force", "f", false, "do not ask")
 	f.BoolVarP(&sel.Stop, "stop", "s", false, "stop the containers first, if required")
 	f.BoolVarP(&sel.Volumes, "volumes", "v", false, "remove the anonymous volumes of the containers")
+	f.BoolP("all", "a", false, "has had no effect since compose v2")
+	_ = f.MarkHidden("all") // it was just added
 	return c
+}
+
+// removals names the containers that a change would remove.
+func (a *app) removals(ctx context.Context, c *api.Client, change api.Apply) ([]string, error) {
+	plan, err := a.preview(ctx, c, change)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, s := range plan.Steps {
+		if s.Verb == planner.Remove && s.Noun == planner.ReplicaNoun {
+			names = append(names, s.Name)
+		}
+	}
+	return names, nil
 }
 
 func (a *app) kill() *cobra.Command {
 	var sig string
+	var orphans bool
 	c := &cobra.Command{
 		Use:   "kill [SERVICE...]",
 		Short: "Send a signal to the processes of services, SIGKILL unless another is named",
 		RunE: interruptible(func(ctx context.Context, services []string) error {
-			_, name, c, err := a.reach(ctx, services)
+			p, name, err := a.projectOrName(ctx, services)
 			if err != nil {
 				return err
 			}
-			killed, err := c.Kill(ctx, api.Kill{Select: api.Select{Project: name, Services: services}, Signal: sig})
+			if p != nil && len(services) == 0 && !orphans {
+				services = slices.Sorted(maps.Keys(p.Services))
+			}
+			var killed []api.ReplicaRef
+			c, err := a.dial(ctx)
+			if err == nil {
+				killed, err = c.Kill(ctx, api.Kill{Select: api.Select{Project: name, Services: services, OneOff: true}, Signal: sig})
+			}
+			if err != nil && !errors.Is(err, api.ErrNoSupervisor) {
+				return err
+			}
+			if len(killed) == 0 {
+				fmt.Fprintln(a.err, "No container to kill")
+				return nil
+			}
+			progress, err := a.newProgress("kill", false)
 			if err != nil {
 				return err
 			}
-			p, err := a.newProgress("kill", false)
-			if err != nil {
-				return err
-			}
-			defer p.Close()
+			defer progress.Close()
 			for _, r := range killed {
-				p.On(render.Event{ID: "Container " + r.Name, Status: render.Done, Text: "Killed"})
+				progress.On(render.Event{ID: "Container " + r.Name, Status: render.Done, Text: "Killed"})
 			}
 			return nil
 		}),
 	}
-	c.Flags().StringVarP(&sig, "signal", "s", "SIGKILL", "`signal` to send")
+	f := c.Flags()
+	f.StringVarP(&sig, "signal", "s", "SIGKILL", "`signal` to send")
+	f.BoolVar(&orphans, "remove-orphans", envBool("COMPOSE_REMOVE_ORPHANS"), "signal containers of services that are not in the compose file too")
 	return c
 }
 

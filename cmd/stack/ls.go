@@ -3,9 +3,9 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -21,43 +21,73 @@ type projectLine struct {
 	ConfigFiles string `json:"ConfigFiles"`
 }
 
+var projectLayout = render.Layout{
+	Table:   `{{.Name}}\t{{.Status}}\t{{.ConfigFiles}}`,
+	Headers: map[string]string{"Name": "NAME", "Status": "STATUS", "ConfigFiles": "CONFIG FILES"},
+	Width:   20,
+}
+
 func (a *app) ls() *cobra.Command {
 	var all, quiet bool
 	var format string
+	var filters []string
 	c := &cobra.Command{
 		Use:   "ls",
 		Short: "List running projects",
 		Args:  cobra.NoArgs,
-		RunE: interruptible(func(ctx context.Context, _ []string) error {
+		RunE: interruptible(func(context.Context, []string) error {
+			match, err := nameFilter(filters)
+			if err != nil {
+				return err
+			}
 			lines, err := a.projects(all)
 			if err != nil {
 				return err
 			}
+			lines = slices.DeleteFunc(lines, func(l projectLine) bool { return !match(l.Name) })
 			switch {
 			case quiet:
 				for _, l := range lines {
 					fmt.Fprintln(a.out, l.Name)
 				}
 				return nil
-			case format == "json":
-				return json.NewEncoder(a.out).Encode(lines)
-			case format == "table" || format == "":
-				var rows [][]string
-				for _, l := range lines {
-					rows = append(rows, []string{l.Name, l.Status, l.ConfigFiles})
-				}
-				return render.Table(a.out, []string{"NAME", "STATUS", "CONFIG FILES"}, rows)
+			case format == "json": // compose has one array here, not a line per project
+				return render.Lines(a.out, [][]projectLine{lines})
+			case format == "pretty":
+				format = "table"
 			}
-			return fmt.Errorf("format %q: use table or json", format)
+			return render.Rows(a.out, format, projectLayout, lines)
 		}),
 	}
 	f := c.Flags()
 	f.BoolVarP(&all, "all", "a", false, "show stopped projects too")
 	f.BoolVarP(&quiet, "quiet", "q", false, "print names only")
-	f.StringVar(&format, "format", "table", "`format`: table or json")
+	f.StringArrayVar(&filters, "filter", nil, "show projects that a `condition` holds for: name=REGEXP")
+	f.StringVar(&format, "format", "table", formatHelp)
 	return c
 }
 
+// nameFilter reads the arguments of --filter: a project matches with one of the
+// names, each a regular expression.
+func nameFilter(filters []string) (func(string) bool, error) {
+	var names []*regexp.Regexp
+	for _, f := range filters {
+		key, value, ok := strings.Cut(f, "=")
+		if !ok || strings.TrimSpace(key) != "name" {
+			return nil, fmt.Errorf("invalid filter %q: should be name=REGEXP", f)
+		}
+		re, err := regexp.Compile(strings.TrimSpace(value))
+		if err != nil {
+			return nil, fmt.Errorf("invalid filter %q: %w", f, err)
+		}
+		names = append(names, re)
+	}
+	return func(name string) bool {
+		return len(names) == 0 || slices.ContainsFunc(names, func(re *regexp.Regexp) bool { return re.MatchString(name) })
+	}, nil
+}
+
+// projects are those with containers; without all only containers that run count.
 func (a *app) projects(all bool) ([]projectLine, error) {
 	store, err := a.store()
 	if err != nil {
@@ -75,9 +105,11 @@ func (a *app) projects(all bool) ([]projectLine, error) {
 		}
 		counts := map[string]int{}
 		for _, r := range replicas {
-			counts[string(r.Status)]++
+			if all || alive(r) {
+				counts[string(r.Status)]++
+			}
 		}
-		if len(counts) == 0 || !all && counts["running"] == 0 {
+		if len(counts) == 0 {
 			continue
 		}
 		var parts []string

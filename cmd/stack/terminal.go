@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 
+	mobyterm "github.com/moby/term"
 	"golang.org/x/term"
 
 	"github.com/stackvm/stack/guest/wire"
@@ -24,6 +26,10 @@ type session struct {
 	stdin io.Reader // nil: none
 	out   io.Writer
 	err   io.Writer
+	// openStdin leaves the command's stdin open when ours ends.
+	openStdin bool
+	// detach, typed on the terminal, ends the session and leaves the command.
+	detach []byte
 	// forward are the signals passed on instead of ending the program; with a
 	// terminal the keys do that.
 	forward []os.Signal
@@ -50,16 +56,28 @@ func (s *session) run(ctx context.Context) (wire.ExitStatus, error) {
 		stop := forwardSignals(w, s.forward)
 		defer stop()
 	}
+	ctx, leave := context.WithCancelCause(ctx)
+	defer leave(nil)
 	if s.stdin != nil {
+		stdin := s.stdin
+		if s.tty && len(s.detach) > 0 {
+			stdin = mobyterm.NewEscapeProxy(stdin, s.detach)
+		}
 		go func() { // ends with the program: a read of standard input cannot be cancelled
 			buf := make([]byte, 32<<10)
 			for {
-				n, err := s.stdin.Read(buf)
+				n, err := stdin.Read(buf)
 				if n > 0 && w.write(wire.FrameStdin, buf[:n]) != nil {
 					return
 				}
+				if errors.As(err, new(mobyterm.EscapeError)) {
+					leave(errDetached)
+					return
+				}
 				if err != nil {
-					_ = w.write(wire.FrameStdinEOF, nil) // the connection's reader reports a broken one
+					if !s.openStdin {
+						_ = w.write(wire.FrameStdinEOF, nil) // the connection's reader reports a broken one
+					}
 					return
 				}
 			}
@@ -69,13 +87,26 @@ func (s *session) run(ctx context.Context) (wire.ExitStatus, error) {
 	return s.receive(ctx)
 }
 
+// errDetached ends a session whose user typed the keys for it.
+var errDetached = errors.New("detached")
+
+// detachKeys are the keys that end a session: as given, as docker's
+// configuration has them, or docker's own.
+func detachKeys(given string) ([]byte, error) {
+	keys, err := mobyterm.ToBytes(cmp.Or(given, dockerConfig().DetachKeys, "ctrl-p,ctrl-q"))
+	if err != nil {
+		return nil, fmt.Errorf("--detach-keys %q: %w", given, err)
+	}
+	return keys, nil
+}
+
 func (s *session) receive(ctx context.Context) (wire.ExitStatus, error) {
 	var buf []byte
 	for {
 		kind, payload, err := wire.ReadFrame(s.conn, &buf)
 		if err != nil {
 			if ctx.Err() != nil {
-				return wire.ExitStatus{}, ctx.Err()
+				return wire.ExitStatus{}, context.Cause(ctx)
 			}
 			return wire.ExitStatus{}, fmt.Errorf("the connection to the command broke off: %w", err)
 		}
@@ -180,6 +211,8 @@ func (f *frameWriter) write(kind wire.FrameKind, payload []byte) error {
 // status turns the end of a command into this program's.
 func status(s wire.ExitStatus, err error) error {
 	switch {
+	case errors.Is(err, errDetached):
+		return nil
 	case err != nil:
 		return err
 	case s.Error != "":

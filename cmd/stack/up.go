@@ -216,8 +216,10 @@ func attached(p *spec.Project, services []string) []string {
 // checkPull checks the argument of --pull.
 func checkPull(policy string) error {
 	switch policy {
-	case "", "always", "missing", "never":
+	case "", "policy", "always", "missing", "never":
 		return nil
+	case "build":
+		return needsBuilder("--pull build")
 	}
 	return fmt.Errorf("--pull %q: use always, missing or never", policy)
 }

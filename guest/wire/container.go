@@ -257,6 +257,9 @@ type Archive struct {
 	Path       string `json:"path"`
 	FollowLink bool   `json:"followLink,omitempty"`
 	CopyUIDGID bool   `json:"copyUidGid,omitempty"`
+	// Whole gets all of the root's own files: of what is mounted below it only the
+	// place, and names that begin at the root.
+	Whole bool `json:"whole,omitempty"`
 }
 
 // Volume names a volume's disk for copying all that is in it.

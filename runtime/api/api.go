@@ -243,6 +243,7 @@ type Run struct {
 	Name       string        `json:"name,omitempty"`       // default project-service-run-HEX
 	AutoRemove bool          `json:"autoRemove,omitempty"` // --rm
 	UseAliases bool          `json:"useAliases,omitempty"`
+	NoDeps     bool          `json:"noDeps,omitempty"` // do not wait for what the service depends on
 	Registry   Registry      `json:"registry"`
 	Pull       string        `json:"pull,omitempty"`
 }
@@ -345,6 +346,9 @@ type Stats struct {
 	At      time.Time  `json:"at"`
 	wire.ContainerStats
 	CPUs int `json:"cpus"` // of the machine
+	// MachineMemory is the machine's in bytes: what limits a container without a
+	// limit of its own.
+	MachineMemory int64 `json:"machineMemory"`
 }
 
 // Archive names a path in a replica, for cp.
@@ -353,6 +357,7 @@ type Archive struct {
 	Path       string `json:"path"`
 	FollowLink bool   `json:"followLink,omitempty"`
 	CopyUIDGID bool   `json:"copyUidGid,omitempty"`
+	Whole      bool   `json:"whole,omitempty"` // export: all files of the root, and nothing that is mounted below it
 }
 
 // VolumeRef names a volume.

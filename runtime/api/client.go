@@ -254,9 +254,16 @@ func (c *Client) StartReplica(ctx context.Context, s Select) error {
 	return c.call(ctx, PathStart, s, nil)
 }
 
-// WaitReplica returns when a replica has ended for good.
+// WaitReplica returns when a replica has ended for good. When the supervisor
+// dies, or another build takes over, it goes on waiting with the next one.
 func (c *Client) WaitReplica(ctx context.Context, s Select) (wire.ExitStatus, error) {
-	return ask[wire.ExitStatus](ctx, c, PathWait, s)
+	for {
+		status, err := ask[wire.ExitStatus](ctx, c, PathWait, s)
+		_, answered := errors.AsType[*Error](err)
+		if err == nil || answered || ctx.Err() != nil || errors.Is(err, ErrNoSupervisor) {
+			return status, err
+		}
+	}
 }
 
 // DeleteReplica removes a one-off, ending it first.
@@ -298,7 +305,7 @@ func (c *Client) Get(ctx context.Context, a Archive) (wire.ArchiveStat, io.ReadC
 	return st, &trailingError{resp}, nil
 }
 
-// Put extracts a tar stream into a directory of a replica.
+// Put extracts a tar stream into a directory of a replica. tar stays open.
 func (c *Client) Put(ctx context.Context, a Archive, tar io.Reader) error {
 	return c.send(ctx, PathPut, a, tar)
 }
@@ -308,7 +315,7 @@ func (c *Client) send(ctx context.Context, path string, v any, tar io.Reader) er
 	if err != nil {
 		return err
 	}
-	req, err := c.request(ctx, path, tar)
+	req, err := c.request(ctx, path, struct{ io.Reader }{tar}) // net/http closes what it can
 	if err != nil {
 		return err
 	}

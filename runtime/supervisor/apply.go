@@ -559,7 +559,11 @@ func (c *change) makeVolume(name string) error {
 				for k, l := range v.Labels {
 					labels[k] = l
 				}
-				return c.s.makeVolume(volume.Volume{Name: name, Key: v.Key, Project: c.name, Hash: v.Hash, Labels: labels, Options: v.DriverOpts, Bytes: v.SizeBytes})
+				project := c.name
+				if v.Key == "" { // named by run -v: no project's, as with docker
+					project = ""
+				}
+				return c.s.makeVolume(volume.Volume{Name: name, Key: v.Key, Project: project, Hash: v.Hash, Labels: labels, Options: v.DriverOpts, Bytes: v.SizeBytes})
 			}
 		}
 	}
@@ -874,8 +878,50 @@ func (s *Supervisor) expire(r *replica) {
 	s.settleBoot(r)
 }
 
-// Run makes a one-off replica. Where the service has a volume and a replica of it
-// runs, the one-off gets its container in that replica's machine.
+// awaitDependencies returns once what a service depends on is as its conditions
+// say. An optional dependency that fails is a warning.
+func (c *change) awaitDependencies(ctx context.Context, svc *spec.Service) error {
+	for _, dep := range sortedKeys(svc.DependsOn) {
+		how := svc.DependsOn[dep]
+		replicas, err := c.s.selected(api.Select{Project: c.name, Services: []string{dep}})
+		if err != nil {
+			return err
+		}
+		for _, r := range replicas {
+			step := planner.Step{Service: dep, Name: c.s.snapshot(r).Name, Condition: how.Condition}
+			err := c.wait(ctx, step, r)
+			if err != nil && !how.Required && ctx.Err() == nil {
+				c.warn("optional dependency %q failed to start: %v", dep, err)
+				continue
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// holder is the id of a running replica that has one of these volumes, of service
+// if there is one, or empty.
+func (s *Supervisor) holder(volumes map[string]bool, service string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found, own := "", false
+	for id, r := range s.replicas {
+		has := slices.ContainsFunc(r.rec.Mounts, func(m state.MountUse) bool { return m.Volume != "" && volumes[m.Volume] })
+		if !has || r.rec.Status != planner.StatusRunning || r.host == nil {
+			continue
+		}
+		if is := r.rec.Service == service; found == "" || is && !own || is == own && id < found {
+			found, own = id, is
+		}
+	}
+	return found
+}
+
+// Run makes a one-off replica. Where a running replica has a volume that it uses,
+// the one-off gets its container in that replica's machine.
 func (s *Supervisor) Run(ctx context.Context, req api.Run, send func(api.Event)) {
 	c := &change{s: s, project: req.Project, send: send, reg: req.Registry, began: time.Now()}
 	err := func() error {
@@ -884,9 +930,18 @@ func (s *Supervisor) Run(ctx context.Context, req api.Run, send func(api.Event))
 		}
 		c.name = req.Project.Name
 		svc := req.Set
+		if !req.NoDeps {
+			if err := c.awaitDependencies(ctx, svc); err != nil {
+				return err
+			}
+		}
 		img, err := s.opt.Images.Get(svc.Image, svc.Platform)
-		if errors.Is(err, image.ErrNotFound) || err == nil && req.Pull == "always" {
-			if req.Pull == "never" || svc.PullPolicy == "never" && req.Pull == "" {
+		policy := req.Pull
+		if policy == "" || policy == "policy" {
+			policy = svc.PullPolicy
+		}
+		if errors.Is(err, image.ErrNotFound) || err == nil && policy == "always" {
+			if policy == "never" {
 				return &spec.Error{Pos: svc.Keys["image"], Err: err}
 			}
 			if err = s.pull(ctx, api.PullImage{Reference: svc.Image, Platform: svc.Platform, Service: svc.Name, Pos: svc.Keys["image"]}, req.Registry, c.event); err == nil {
@@ -910,13 +965,17 @@ func (s *Supervisor) Run(ctx context.Context, req api.Run, send func(api.Event))
 				}
 			}
 		}
-		usesVolumes := false
+		volumes := map[string]bool{}
 		for _, m := range svc.Mounts {
 			if m.Type != spec.MountVolume || m.Source == "" {
 				continue
 			}
-			usesVolumes = true
-			if v := req.Project.Volumes[m.Source]; v != nil && !v.External {
+			v := req.Project.Volumes[m.Source]
+			if v == nil {
+				continue
+			}
+			volumes[v.Name] = true
+			if !v.External {
 				if _, err := s.opt.Volumes.Get(v.Name); errors.Is(err, volume.ErrNotFound) {
 					if err := c.makeVolume(v.Name); err != nil {
 						return err
@@ -927,18 +986,14 @@ func (s *Supervisor) Run(ctx context.Context, req api.Run, send func(api.Event))
 		if faults := checkMounts(svc); len(faults) > 0 {
 			return faults[0]
 		}
-		m := making{project: req.Project, service: svc, image: img, name: req.Name, number: 1, oneOff: true, autoRemove: req.AutoRemove, aliases: req.UseAliases}
+		m := making{project: req.Project, service: svc, image: img, name: req.Name, slug: state.NewID(), autoRemove: req.AutoRemove, aliases: req.UseAliases}
 		if m.name == "" {
-			m.name = fmt.Sprintf("%s-%s-run-%s", req.Project.Name, svc.Name, state.NewID()[:12])
+			m.name = fmt.Sprintf("%s-%s-run-%s", req.Project.Name, svc.Name, m.slug[:12])
 		}
 		if held := s.nameHolder(m.name, ""); held != "" {
 			return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("container name %q is already in use by %s", m.name, held), Hint: "give this one another --name, or remove that container"}
 		}
-		if usesVolumes {
-			if up, _, err := s.running(api.Select{Project: req.Project.Name, Services: []string{req.Service}}); err == nil {
-				m.guests = s.snapshot(up).ID
-			}
-		}
+		m.guests = s.holder(volumes, req.Service)
 		r, err := s.makeReplica(ctx, m)
 		if err != nil {
 			return err

@@ -317,8 +317,15 @@ func depth(target string) int {
 	return strings.Count(target, "/")
 }
 
+// label begins the labels by which compose and the tools around it know what is
+// whose; composeVersion is the one whose labels these are.
+const (
+	label          = "com.docker.compose."
+	composeVersion = "5.5.0"
+)
+
 // labels are a replica's own and those by which compose tools know it.
-func labels(p *spec.Project, svc *spec.Service, img *image.Image, number int, oneOff bool) map[string]string {
+func labels(p *spec.Project, svc *spec.Service, img *image.Image, number int) map[string]string {
 	l := maps.Clone(svc.Labels)
 	if l == nil {
 		l = map[string]string{}
@@ -333,15 +340,17 @@ func labels(p *spec.Project, svc *spec.Service, img *image.Image, number int, on
 		d := svc.DependsOn[name]
 		deps = append(deps, fmt.Sprintf("%s:%s:%t", name, d.Condition, d.Restart))
 	}
-	const prefix = "com.docker.compose."
 	maps.Copy(l, map[string]string{
-		prefix + "project": p.Name, prefix + "service": svc.Name, prefix + "container-number": fmt.Sprint(number),
-		prefix + "oneoff": map[bool]string{true: "True", false: "False"}[oneOff], prefix + "config-hash": svc.Hash,
-		prefix + "image": "sha256:" + strings.TrimPrefix(img.ID, "sha256:"), prefix + "depends_on": strings.Join(deps, ","),
-		prefix + "project.working_dir": p.WorkingDir, prefix + "project.config_files": strings.Join(p.Files, ","),
+		label + "project": p.Name, label + "service": svc.Name, label + "oneoff": "False", label + "config-hash": svc.Hash,
+		label + "image": "sha256:" + strings.TrimPrefix(img.ID, "sha256:"), label + "depends_on": strings.Join(deps, ","),
+		label + "project.working_dir": p.WorkingDir, label + "project.config_files": strings.Join(p.Files, ","),
+		label + "version": composeVersion,
 	})
+	if number > 0 { // one-offs have none
+		l[label+"container-number"] = strconv.Itoa(number)
+	}
 	if len(p.EnvFiles) > 0 {
-		l[prefix+"project.environment_file"] = strings.Join(p.EnvFiles, ",")
+		l[label+"project.environment_file"] = strings.Join(p.EnvFiles, ",")
 	}
 	return l
 }
@@ -353,7 +362,7 @@ func (s *Supervisor) newRecord(p *spec.Project, svc *spec.Service, img *image.Im
 	}
 	rec := &state.Replica{
 		ID: state.NewID(), Name: name, Created: time.Now(), Phase: state.Making,
-		Labels:  labels(p, svc, img, number, false),
+		Labels:  labels(p, svc, img, number),
 		Project: p.Name, Service: svc.Name, Number: number, Hash: svc.Hash, Aspects: svc.Aspects,
 		DependsOn: map[string]string{},
 		Image:     svc.Image, ImageID: img.ID, Platform: svc.Platform, Command: arguments(svc, img.Config), TTY: svc.TTY,

@@ -1,7 +1,7 @@
 package supervisor
 
 import (
-	"strconv"
+	"maps"
 	"sync"
 	"time"
 
@@ -121,15 +121,14 @@ func objectEvent(kind, action, id, name, project, service string, attrs map[stri
 	return api.ObjectEvent{Time: time.Now(), Type: kind, Action: action, ID: id, Name: name, Project: project, Service: service, Attributes: attrs}
 }
 
-// replicaEvent is an event of a container, with what compose tools look for.
+// replicaEvent is an event of a container, with its labels as docker's have them:
+// compose's tools look there.
 func replicaEvent(rec *state.Replica, action string, attrs map[string]string) api.ObjectEvent {
-	all := map[string]string{"image": rec.Image}
-	if rec.Number > 0 {
-		all["com.docker.compose.container-number"] = strconv.Itoa(rec.Number)
+	all := maps.Clone(rec.Labels)
+	if all == nil {
+		all = map[string]string{}
 	}
-	for k, v := range attrs {
-		all[k] = v
-	}
-	e := objectEvent("container", action, rec.ID, rec.Name, rec.Project, rec.Service, all)
-	return e
+	all["image"] = rec.Image
+	maps.Copy(all, attrs)
+	return objectEvent("container", action, rec.ID, rec.Name, rec.Project, rec.Service, all)
 }

@@ -36,7 +36,7 @@ type making struct {
 	image      *image.Image
 	name       string
 	number     int
-	oneOff     bool
+	slug       string // of a one-off, 64 hex digits
 	autoRemove bool
 	aliases    bool              // its service's names lead to it
 	inherited  map[string]string // anonymous volumes taken over, by target
@@ -51,9 +51,12 @@ func (s *Supervisor) makeReplica(ctx context.Context, m making) (_ *replica, err
 	if err != nil {
 		return nil, err
 	}
-	rec.OneOff, rec.AutoRemove, rec.Replaces, rec.Guests = m.oneOff, m.autoRemove, m.replaces, m.guests
-	if m.oneOff {
-		rec.Labels["com.docker.compose.oneoff"] = "True"
+	rec.OneOff, rec.AutoRemove, rec.Replaces, rec.Guests = m.slug != "", m.autoRemove, m.replaces, m.guests
+	if m.slug != "" {
+		rec.Labels[label+"oneoff"], rec.Labels[label+"slug"] = "True", m.slug
+	}
+	if m.replaces != "" {
+		rec.Labels[label+"replace"] = m.replaces
 	}
 	if rec.Mounts, err = mountsOf(m.project, m.service, m.image.Config, m.inherited); err != nil {
 		return nil, err

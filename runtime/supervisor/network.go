@@ -103,8 +103,9 @@ func (s *Supervisor) createNetwork(p *spec.Project, name string) error {
 	if rec.Labels == nil {
 		rec.Labels = map[string]string{}
 	}
-	rec.Labels["com.docker.compose.project"] = p.Name
-	rec.Labels["com.docker.compose.network"] = n.Key
+	maps.Copy(rec.Labels, map[string]string{
+		label + "project": p.Name, label + "network": n.Key, label + "config-hash": n.Hash, label + "version": composeVersion,
+	})
 	if err := s.opt.Fabric.Create(fabricConfig(&rec)); err != nil {
 		return err
 	}

@@ -267,6 +267,9 @@ func (s *Supervisor) selected(sel api.Select) ([]*replica, error) {
 		}
 	}
 	slices.SortFunc(found, func(a, b *replica) int {
+		if a.rec.OneOff != b.rec.OneOff { // what is meant first, where one is meant
+			return map[bool]int{false: -1, true: 1}[a.rec.OneOff]
+		}
 		return cmp.Or(cmp.Compare(a.rec.Service, b.rec.Service), cmp.Compare(a.rec.Number, b.rec.Number), cmp.Compare(a.rec.Name, b.rec.Name))
 	})
 	return found, nil

@@ -267,7 +267,7 @@ func each[T any](ctx context.Context, s *Supervisor, sel api.Select, ask func(co
 	type answer struct {
 		v   T
 		err error
-		ok  bool
+		ok  bool // false: it does not run, or no longer
 	}
 	answers := make([]answer, len(found))
 	var wg sync.WaitGroup
@@ -288,7 +288,8 @@ func each[T any](ctx context.Context, s *Supervisor, sel api.Select, ask func(co
 		}
 		wg.Go(func() {
 			v, err := ask(ctx, rec, h)
-			answers[i] = answer{v, err, true}
+			gone := err != nil && ctx.Err() == nil && s.snapshot(r).Status != planner.StatusRunning
+			answers[i] = answer{v, err, !gone}
 		})
 	}
 	wg.Wait()
@@ -317,41 +318,74 @@ func (s *Supervisor) stats(ctx context.Context, sel api.Select) ([]api.Stats, er
 		st, err := h.client.Load().Stats(ctx)
 		return api.Stats{
 			Replica: api.ReplicaRef{ID: rec.ID, Name: rec.Name}, Service: rec.Service, At: st.At,
-			ContainerStats: st.Containers[rec.ID], CPUs: rec.VCPUs,
+			ContainerStats: st.Containers[rec.ID], CPUs: rec.VCPUs, MachineMemory: st.MemTotal,
 		}, err
 	})
 }
 
-func (s *Supervisor) archive(a api.Archive) (*hosted, wire.Archive, error) {
+// archive finds the machine that has the files of a container. One that does not
+// run gets its machine for as long as it takes: done, which is never nil, ends
+// that.
+func (s *Supervisor) archive(ctx context.Context, a api.Archive) (h *hosted, w wire.Archive, done func(), err error) {
+	done = func() {}
 	r, h, err := s.running(a.Select)
-	if err != nil {
-		return nil, wire.Archive{}, err
+	if err != nil && a.Replica != "" {
+		var findErr error
+		if r, findErr = s.find(a.Replica); findErr != nil {
+			return nil, w, done, findErr
+		}
+		if status := s.snapshot(r).Status; status != planner.StatusCreated && status != planner.StatusExited {
+			return nil, w, done, err
+		}
+		if h, err = s.placed(ctx, r); err == nil {
+			done = func() { s.settleBoot(r) }
+		}
 	}
-	return h, wire.Archive{ID: s.snapshot(r).ID, Path: a.Path, FollowLink: a.FollowLink, CopyUIDGID: a.CopyUIDGID}, nil
+	if err != nil {
+		return nil, w, done, err
+	}
+	return h, wire.Archive{ID: s.snapshot(r).ID, Path: a.Path, FollowLink: a.FollowLink, CopyUIDGID: a.CopyUIDGID, Whole: a.Whole}, done, nil
+}
+
+// doneReader calls done once its stream is closed.
+type doneReader struct {
+	io.ReadCloser
+	done func()
+}
+
+func (d doneReader) Close() error {
+	defer d.done()
+	return d.ReadCloser.Close()
 }
 
 func (s *Supervisor) get(ctx context.Context, a api.Archive) (wire.ArchiveStat, io.ReadCloser, error) {
-	h, w, err := s.archive(a)
+	h, w, done, err := s.archive(ctx, a)
 	if err != nil {
 		return wire.ArchiveStat{}, nil, err
 	}
 	st, r, err := h.client.Load().Get(ctx, w)
-	return st, r, machineFault(err)
+	if err != nil {
+		done()
+		return st, nil, machineFault(err)
+	}
+	return st, doneReader{r, done}, nil
 }
 
 func (s *Supervisor) put(ctx context.Context, a api.Archive, tar io.Reader) error {
-	h, w, err := s.archive(a)
+	h, w, done, err := s.archive(ctx, a)
 	if err != nil {
 		return err
 	}
+	defer done()
 	return machineFault(h.client.Load().Put(ctx, w, tar))
 }
 
 func (s *Supervisor) stat(ctx context.Context, a api.Archive) (wire.ArchiveStat, error) {
-	h, w, err := s.archive(a)
+	h, w, done, err := s.archive(ctx, a)
 	if err != nil {
 		return wire.ArchiveStat{}, err
 	}
+	defer done()
 	st, err := h.client.Load().Stat(ctx, w)
 	return st, machineFault(err)
 }

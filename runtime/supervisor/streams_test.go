@@ -188,7 +188,7 @@ func TestRunSharesTheMachineOfAVolume(t *testing.T) {
 				p.Services["db"].Mounts = []spec.Mount{{Type: spec.MountVolume, Source: "data", Target: "/data"}}
 			}
 			w.up(p)
-			set, err := p.OneOff("db", spec.OneOff{Command: []string{"sh", "-c", "echo one-off; exit 3"}})
+			_, set, err := p.OneOff("db", spec.OneOff{Command: []string{"sh", "-c", "echo one-off; exit 3"}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,11 +32,14 @@ func (s *Supervisor) makeVolume(v volume.Volume) error {
 	if v.Labels == nil {
 		v.Labels = map[string]string{}
 	}
-	if v.Project != "" {
-		v.Labels[labelProject] = v.Project
+	if v.Project != "" && !v.Anonymous { // an engine's anonymous volumes are nobody's
+		maps.Copy(v.Labels, map[string]string{labelProject: v.Project, label + "config-hash": v.Hash, label + "version": composeVersion})
 	}
 	if v.Key != "" {
 		v.Labels[labelVolume] = v.Key
+	}
+	if v.Anonymous {
+		v.Labels["com.docker.volume.anonymous"] = ""
 	}
 	if _, err := s.opt.Volumes.Create(v); err != nil && !errors.Is(err, volume.ErrExists) {
 		return err

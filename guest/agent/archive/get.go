@@ -33,8 +33,44 @@ func Get(root *inroot.Root, name string, follow bool, ready func(*wire.ArchiveSt
 	if err := ready(stat); err != nil {
 		return err
 	}
-	t := &writer{Writer: tar.NewWriter(w), links: make(map[[2]uint64]string)}
-	if err = t.object(o); err == nil {
+	t := newWriter(w)
+	return t.finish(w, t.object(o))
+}
+
+// Whole is Get of all of the root's own files. Of what is mounted below the root
+// only the place is there, empty; the entries' names begin at the root.
+func Whole(root *inroot.Root, ready func(*wire.ArchiveStat) error, w io.Writer) error {
+	o, err := find(root, "/", false)
+	if err != nil {
+		return err
+	}
+	defer o.dir.Close()
+	stat, err := o.describe()
+	if err != nil {
+		return err
+	}
+	if err := ready(stat); err != nil {
+		return err
+	}
+	t := newWriter(w)
+	t.own = true
+	return t.finish(w, t.below(o.dir, ""))
+}
+
+type writer struct {
+	*tar.Writer
+	links map[[2]uint64]string // name of the first entry of an inode with several
+	whole bool                 // as Tree does it
+	own   bool                 // leave out what is mounted below
+}
+
+func newWriter(w io.Writer) *writer {
+	return &writer{Writer: tar.NewWriter(w), links: make(map[[2]uint64]string)}
+}
+
+// finish ends the tar, after an error so that no reader takes it for whole.
+func (t *writer) finish(w io.Writer, err error) error {
+	if err == nil {
 		err = t.Close()
 	}
 	if err != nil {
@@ -67,10 +103,29 @@ func Tree(root *inroot.Root, w io.Writer) error {
 	return err
 }
 
-type writer struct {
-	*tar.Writer
-	links map[[2]uint64]string // name of the first entry of an inode with several
-	whole bool                 // as Tree does it
+// below writes all that is in a directory, whose entries' names begin with
+// prefix.
+func (t *writer) below(f *os.File, prefix string) error {
+	names, err := f.Readdirnames(-1)
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("%s: %w", prefix, err)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if err := t.entry(int(f.Fd()), name, prefix+name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mounted reports whether something is mounted at f.
+func mounted(f *os.File) (bool, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW, 0, &st); err != nil {
+		return false, err
+	}
+	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }
 
 func (t *writer) object(o *object) error {
@@ -125,6 +180,17 @@ func (t *writer) opened(f *os.File, as string, st *unix.Stat_t) error {
 	h := &tar.Header{
 		Name: as, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
 		ModTime: time.Unix(st.Mtim.Unix()),
+	}
+	place := false // of a mount that is left out
+	if t.own {
+		var err error
+		if place, err = mounted(f); err != nil {
+			return fmt.Errorf("%s: %w", as, err)
+		}
+		if place && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			h.Typeflag, h.Mode = tar.TypeReg, 0o644
+			return t.WriteHeader(h)
+		}
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
@@ -184,15 +250,8 @@ func (t *writer) opened(f *os.File, as string, st *unix.Stat_t) error {
 			return fmt.Errorf("%s: %w", as, err)
 		}
 	case tar.TypeDir:
-		names, err := f.Readdirnames(-1)
-		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("%s: %w", as, err)
-		}
-		slices.Sort(names)
-		for _, name := range names {
-			if err := t.entry(int(f.Fd()), name, as+"/"+name); err != nil {
-				return err
-			}
+		if !place {
+			return t.below(f, as+"/")
 		}
 	}
 	return nil

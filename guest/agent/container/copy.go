@@ -19,6 +19,9 @@ func (c *Container) Stat(a *wire.Archive) (*wire.ArchiveStat, error) {
 
 // Get writes a path of the container to w as a tar, after ready.
 func (c *Container) Get(a *wire.Archive, ready func(*wire.ArchiveStat) error, w io.Writer) error {
+	if a.Whole {
+		return c.inContainer(archive.Whole(c.root, ready, w))
+	}
 	return c.inContainer(archive.Get(c.root, a.Path, a.FollowLink, ready, w))
 }
 
