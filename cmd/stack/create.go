@@ -56,7 +56,7 @@ func (a *app) create() *cobra.Command {
 	f.BoolVar(&never, "no-recreate", false, "keep containers that exist, whatever changed")
 	f.StringVar(&o.Pull, "pull", "policy", "pull images first: always, missing, never, or each service's own `policy`")
 	f.BoolVar(&quietPull, "quiet-pull", false, "pull without progress of the layers")
-	f.BoolVar(&o.RemoveOrphans, "remove-orphans", envBool("COMPOSE_REMOVE_ORPHANS"), "remove containers of services that are not in the compose file")
+	f.BoolVar(&o.RemoveOrphans, "remove-orphans", false, "remove containers of services that are not in the compose file")
 	f.StringArrayVar(&scale, "scale", nil, "scale SERVICE to NUM replicas (`SERVICE=NUM`), overrides the scale setting in the compose file")
 	f.BoolVarP(&yes, "yes", "y", false, "answer yes to every question")
 	return c

@@ -199,11 +199,11 @@ func (a *app) findNetwork(name string) (any, error) {
 }
 
 func (a *app) findVolume(name string) (any, error) {
-	dirs, err := a.dirs()
+	store, err := a.volumeStore()
 	if err != nil {
 		return nil, err
 	}
-	v, err := volume.Open(volumesDir(dirs), nil).Get(name)
+	v, err := store.Get(name)
 	if errors.Is(err, volume.ErrNotFound) {
 		return nil, errNoObject
 	}

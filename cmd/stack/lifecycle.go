@@ -196,7 +196,7 @@ func (a *app) kill() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVarP(&sig, "signal", "s", "SIGKILL", "`signal` to send")
-	f.BoolVar(&orphans, "remove-orphans", envBool("COMPOSE_REMOVE_ORPHANS"), "signal containers of services that are not in the compose file too")
+	f.BoolVar(&orphans, "remove-orphans", false, "signal containers of services that are not in the compose file too")
 	return c
 }
 

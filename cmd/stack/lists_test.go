@@ -18,7 +18,7 @@ import (
 
 // TestLists holds the lists beside ps in the forms that scripts read.
 func TestLists(t *testing.T) {
-	vol := newVolumeLine(&volume.Volume{Name: "shop_data", Disk: "/d/disk.img", Labels: map[string]string{"b": "2", "a": "1"}})
+	vol := lineOfVolume(&volume.Volume{Name: "shop_data", Disk: "/d/disk.img", Labels: map[string]string{"b": "2", "a": "1"}})
 	project := projectLine{Name: "shop", Status: "exited(1), running(2)", ConfigFiles: "/srv/compose.yaml"}
 	image := imageLine{ID: "sha256:0123456789abcdef", ContainerName: "shop-web-1", Repository: "nginx", Tag: "1.27", Platform: "linux/amd64", Size: 12_345_678}
 	first := api.Stats{At: now}

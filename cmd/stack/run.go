@@ -87,7 +87,7 @@ func (a *app) run() *cobra.Command {
 	f.BoolVarP(&flags.quiet, "quiet", "q", false, "print nothing but what the container prints")
 	f.BoolVar(&flags.quietPull, "quiet-pull", false, "pull without progress of the layers")
 	f.Bool("quiet-build", false, "has no effect: nothing is built")
-	f.BoolVar(&flags.removeOrphans, "remove-orphans", envBool("COMPOSE_REMOVE_ORPHANS"), "remove containers of services that are not in the compose file")
+	f.BoolVar(&flags.removeOrphans, "remove-orphans", false, "remove containers of services that are not in the compose file")
 	f.BoolVar(&r.AutoRemove, "rm", false, "remove the container when it exits")
 	f.BoolVarP(&o.Ports, "service-ports", "P", false, "publish the service's ports")
 	f.BoolVarP(&flags.tty, "tty", "t", true, "allocate a terminal")

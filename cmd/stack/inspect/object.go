@@ -62,7 +62,7 @@ func addresses(all []netip.Prefix) (four, six netip.Prefix) {
 // Volume is a named volume; its mountpoint is the disk.
 func Volume(v *volume.Volume) volumetypes.Volume {
 	return volumetypes.Volume{
-		CreatedAt: stamp(v.Created), Driver: "local", Labels: labels(v.Labels), Mountpoint: v.Disk, Name: v.Name, Scope: "local",
+		CreatedAt: stamp(v.Created), Driver: "local", Labels: labels(v.Labels), Mountpoint: v.Disk, Name: v.Name, Scope: "local", Options: v.Options,
 	}
 }
 

@@ -85,6 +85,26 @@ func Lines[T any](w io.Writer, rows []T) error {
 	return nil
 }
 
+// Template writes values through a Go template with docker's functions, a line
+// each.
+func Template[T any](w io.Writer, text string, values []T) error {
+	t, err := templates.Parse(text)
+	if err != nil {
+		return fmt.Errorf("--format: %w", err)
+	}
+	for _, v := range values {
+		var out bytes.Buffer
+		if err := t.Execute(&out, v); err != nil {
+			return fmt.Errorf("--format: %w", err)
+		}
+		out.WriteByte('\n')
+		if _, err := out.WriteTo(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // headers stands in for a row where a table's header is made.
 type headers map[string]string
 
