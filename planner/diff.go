@@ -124,7 +124,11 @@ func (d *differ) run() (Plan, error) {
 			d.planWait()
 		}
 	}
-	return d.plan()
+	plan, err := d.plan()
+	if err == nil {
+		plan.stored(d.p, d.opt, d.order)
+	}
+	return plan, err
 }
 
 // planRefreshes plans the pulls of images that are there but whose policy wants
@@ -359,28 +363,42 @@ func (d *differ) planVolumes() {
 		case have.Project != d.p.Name:
 			d.warn("volume %q already exists but was not created for project %q. Use `external: true` to use an existing volume", v.Name, d.p.Name)
 		case have.Hash == v.Hash || have.Hash == "": // not recorded: not ours to judge
-		case !d.opt.RecreateVolumes:
+		case !d.opt.RecreateVolumes || slices.Contains(d.opt.KeepVolumes, v.Name):
 			d.warn("volume %q exists but doesn't match configuration in compose file: it is kept as it is", v.Name)
 		default:
 			// Nothing may know the old one any more, so what mounts it is
 			// removed before, and made after, as new.
+			users, other := d.mounting(v.Name)
+			if other != "" {
+				d.warn("volume %q exists but doesn't match configuration in compose file: it is kept as it is, because %s uses it", v.Name, other)
+				continue
+			}
 			var removed []*node
-			for i := range d.s.Replicas {
-				r := &d.s.Replicas[i]
-				switch {
-				case !slices.Contains(r.Volumes, v.Name):
-				case !r.OneOff && d.scope[r.Service] || d.opt.RemoveOrphans && d.orphan(r):
-					if d.leaving[r.ID] == nil {
-						d.remove(r, fmt.Sprintf("volume %s changes", v.Name), nil)
-					}
-					removed = append(removed, d.leaving[r.ID])
-				default:
-					d.fault(v.Pos, "remove it first, or keep the volume", "volume %s has changed, but %s uses it", v.Name, r.Name)
+			for _, r := range users {
+				if d.leaving[r.ID] == nil {
+					d.remove(r, fmt.Sprintf("volume %s changes", v.Name), nil)
 				}
+				removed = append(removed, d.leaving[r.ID])
 			}
 			d.volumes[key] = d.add(Step{Verb: Recreate, Noun: VolumeNoun, Name: v.Name, Cause: "changed" + where(v.Pos), Destructive: true}, removed...)
 		}
 	}
+}
+
+// mounting returns the replicas that mount a volume, and the name of one that is
+// not this plan's to remove.
+func (d *differ) mounting(volume string) (users []*Replica, other string) {
+	for i := range d.s.Replicas {
+		r := &d.s.Replicas[i]
+		switch {
+		case !slices.Contains(r.Volumes, volume):
+		case !r.OneOff && d.scope[r.Service] || d.opt.RemoveOrphans && d.orphan(r):
+			users = append(users, r)
+		default:
+			other = r.Name
+		}
+	}
+	return users, other
 }
 
 // orphan tells whether a replica's service is gone from the file. A service that

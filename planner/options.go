@@ -14,24 +14,25 @@ const (
 
 // Options are what up, create and scale ask of Diff.
 type Options struct {
-	Services []string // targeted; empty: all. What they depend on is planned too
-	NoDeps   bool     // plan the targeted ones only, and wait for nothing else
-	WithDeps bool     // PullAll: what the targeted ones depend on too
+	Services []string `json:"services,omitempty"` // targeted; empty: all. What they depend on is planned too
+	NoDeps   bool     `json:"noDeps,omitempty"`   // plan the targeted ones only, and wait for nothing else
+	WithDeps bool     `json:"withDeps,omitempty"` // PullAll: what the targeted ones depend on too
 
-	Recreate     RecreatePolicy // of targeted services
-	RecreateDeps RecreatePolicy // of those they depend on
+	Recreate     RecreatePolicy `json:"recreate,omitempty"`     // of targeted services
+	RecreateDeps RecreatePolicy `json:"recreateDeps,omitempty"` // of those they depend on
 
-	Scale           map[string]int // by service, instead of the file's
-	Pull            string         // always, missing, never; "" or policy: each service's own
-	RemoveOrphans   bool
-	IgnoreOrphans   bool // say nothing of those that stay
-	RenewAnonymous  bool // anonymous volumes are made anew instead of inherited
-	RecreateVolumes bool // volumes that no longer match the file are made anew: their data is lost
-	NoStart         bool
-	Wait            bool // steps that wait until everything is running or healthy
+	Scale           map[string]int `json:"scale,omitempty"` // by service, instead of the file's
+	Pull            string         `json:"pull,omitempty"`  // always, missing, never; "" or policy: each service's own
+	RemoveOrphans   bool           `json:"removeOrphans,omitempty"`
+	IgnoreOrphans   bool           `json:"ignoreOrphans,omitempty"`   // say nothing of those that stay
+	RenewAnonymous  bool           `json:"renewAnonymous,omitempty"`  // anonymous volumes are made anew instead of inherited
+	RecreateVolumes bool           `json:"recreateVolumes,omitempty"` // volumes that no longer match the file are made anew: their data is lost
+	KeepVolumes     []string       `json:"keepVolumes,omitempty"`     // names of those that are not, all the same
+	NoStart         bool           `json:"noStart,omitempty"`
+	Wait            bool           `json:"wait,omitempty"` // steps that wait until everything is running or healthy
 
-	Timeout *time.Duration // for stopping; nil: each service's own
-	Now     time.Time      // when the command began: what pull policies count from; zero: every image that is there is fresh
+	Timeout *time.Duration `json:"timeoutNs,omitempty"` // for stopping; nil: each service's own
+	Now     time.Time      `json:"now,omitzero"`        // when the command began: what pull policies count from; zero: every image that is there is fresh
 }
 
 // DownOptions are what down asks for.

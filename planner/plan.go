@@ -48,6 +48,12 @@ type Plan struct {
 	// Warnings are what the user should know although the plan stands: orphans
 	// that stay, a volume kept although the file describes another.
 	Warnings []string `json:"warnings,omitempty"`
+
+	// Of plans for up: what was asked for, without Now, and a keyed digest of
+	// each "service NAME", "network NAME" and "volume NAME" as it was to become.
+	// With them a stored plan can be told from what would be planned now.
+	Options *Options          `json:"options,omitempty"`
+	Desired map[string]string `json:"desired,omitempty"`
 }
 
 // Empty tells whether there is nothing to do.

@@ -26,7 +26,10 @@ func (a *app) follow(p render.Progress, events iter.Seq2[api.Event, error], obse
 	queued := false
 	for e, err := range events {
 		if err != nil {
-			p.Fail(err)
+			var refused *api.Error
+			if !errors.As(err, &refused) || refused.Code != api.CodeConfirm { // which is a question
+				p.Fail(err)
+			}
 			return err
 		}
 		if observe != nil && !observe(e) {
@@ -86,7 +89,6 @@ func firstLine(s string) string {
 // apply carries a change out and shows it. A plan with destructive steps is put
 // to the user first, unless the change already has the consent.
 func (a *app) apply(ctx context.Context, c *api.Client, change api.Apply, observe func(api.Event) bool) error {
-	change.Parallel = a.parallel
 	if a.dryRun {
 		return a.rehearse(ctx, c, change)
 	}
@@ -98,47 +100,42 @@ func (a *app) apply(ctx context.Context, c *api.Client, change api.Apply, observ
 	return a.applyTo(ctx, c, change, p, observe)
 }
 
-// applyTo is apply with a progress of the caller's.
+// applyTo is apply with a progress of the caller's. A plan that makes volumes
+// anew is put to the user first, volume by volume; what else destroys data was
+// asked for by a flag.
 func (a *app) applyTo(ctx context.Context, c *api.Client, change api.Apply, p render.Progress, observe func(api.Event) bool) error {
-	var plan *planner.Plan
-	var digest string
-	change.Adopt = a.adopt
-	err := a.follow(p, c.Apply(ctx, change), func(e api.Event) bool {
-		if e.Kind == api.EventPlan {
-			plan, digest = e.Plan, e.Digest
-			if a.debug {
-				fmt.Fprintf(a.err, "debug: plan:\n%s", plan)
+	change.Parallel, change.Adopt = a.parallel, a.adopt
+	agreed := map[string]bool{}
+	for {
+		var plan *planner.Plan
+		var digest string
+		err := a.follow(p, c.Apply(ctx, change), func(e api.Event) bool {
+			if e.Kind == api.EventPlan {
+				plan, digest = e.Plan, e.Digest
+				if a.debug {
+					fmt.Fprintf(a.err, "debug: plan:\n%s", plan)
+				}
+			}
+			return observe == nil || observe(e)
+		})
+		var refused *api.Error
+		if !errors.As(err, &refused) || refused.Code != api.CodeConfirm || plan == nil {
+			return err
+		}
+		change.Confirm = digest
+		for _, s := range plan.Steps {
+			if s.Noun != planner.VolumeNoun || s.Verb != planner.Recreate || agreed[s.Name] {
+				continue
+			}
+			yes, err := a.ask(ctx, fmt.Sprintf("Volume %q exists but doesn't match configuration in compose file. Recreate (data will be lost)?", s.Name))
+			if err != nil {
+				return err
+			}
+			if agreed[s.Name] = yes; !yes {
+				change.Options.KeepVolumes = append(change.Options.KeepVolumes, s.Name)
 			}
 		}
-		return observe == nil || observe(e)
-	})
-	var refused *api.Error
-	if !errors.As(err, &refused) || refused.Code != api.CodeConfirm || plan == nil {
-		return err
 	}
-	agreed, askErr := a.confirm(ctx, plan)
-	if askErr != nil {
-		return askErr
-	}
-	if !agreed {
-		return err
-	}
-	change.Confirm = digest
-	return a.follow(p, c.Apply(ctx, change), observe)
-}
-
-// confirm shows what a plan would destroy and asks. Without a terminal nobody
-// can answer, which is a no.
-func (a *app) confirm(ctx context.Context, plan *planner.Plan) (bool, error) {
-	if !isTerminal(a.in) {
-		return false, nil
-	}
-	for _, s := range plan.Steps {
-		if s.Destructive {
-			fmt.Fprintf(a.err, "%s %s %s: %s. Data will be lost.\n", s.Verb, s.Noun, s.Name, s.Cause)
-		}
-	}
-	return a.ask(ctx, "Continue?")
 }
 
 // ask puts a yes-or-no question; no is the default.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -21,13 +20,34 @@ type viewer struct {
 	app      *app
 	client   *api.Client
 	project  *spec.Project
-	services []string
+	attached []string // services whose output is shown
+	watched  []string // services whose end is the end of the command
 	began    time.Time
+	follow   following
 
-	mu     sync.Mutex      // guards what follows
-	live   map[string]bool // replicas that run or will be started
-	done   bool            // the change is over: live only shrinks
-	finish context.CancelFunc
+	abort chan struct{} // closed at the end of a container that is to end all
+
+	mu      sync.Mutex      // guards what follows
+	live    map[string]bool // watched replicas that run or will be started, or whose end has not been read
+	aborted bool
+	first   int            // status of the container that ended all
+	codes   map[string]int // by service: status of the first of its containers that ended
+	done    bool           // the change is over: live only shrinks
+	finish  context.CancelFunc
+}
+
+func newViewer(a *app, c *api.Client, p *spec.Project, u *upFlags, began time.Time) (*viewer, error) {
+	shown, err := attached(p, u.opt.Services, u.show)
+	if err != nil {
+		return nil, err
+	}
+	if s := u.show.exitCodeFrom; s != "" && p.Services[s] == nil {
+		return nil, fmt.Errorf("no such service: %s", s)
+	}
+	return &viewer{
+		app: a, client: c, project: p, attached: shown, watched: watched(p, u.opt.Services, shown, u.show), began: began, follow: u.show,
+		abort: make(chan struct{}), live: map[string]bool{}, codes: map[string]int{},
+	}, nil
 }
 
 // expect takes from the plan which replicas will run.
@@ -35,33 +55,45 @@ func (v *viewer) expect(plan *planner.Plan) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, s := range plan.Steps {
-		if s.Noun == planner.ReplicaNoun && s.Verb == planner.Start && slices.Contains(v.services, s.Service) {
+		if s.Noun == planner.ReplicaNoun && s.Verb == planner.Start && slices.Contains(v.watched, s.Service) {
 			v.live[s.Name] = true
 		}
 	}
 }
 
-// names are the attached replicas as they are shown, sorted.
-func (v *viewer) names() []string {
+// runs tells whether a replica has a machine, or will have one again.
+func runs(s planner.Status) bool {
+	return s == planner.StatusRunning || s == planner.StatusRestarting || s == planner.StatusPaused
+}
+
+// names are the attached replicas that run or will, as they are shown, sorted.
+func (v *viewer) names(ctx context.Context) []string {
+	var names []string
+	replicas, err := v.client.Replicas(ctx, api.Select{Project: v.project.Name, Services: v.attached})
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	var names []string
-	for name := range v.live {
-		names = append(names, displayName(v.project, name))
+	if err == nil && len(v.attached) > 0 { // an error is shown when the logs are asked for
+		for _, r := range replicas {
+			if runs(r.Status) || v.live[r.Name] {
+				names = append(names, displayName(v.project, r.Name))
+			}
+		}
 	}
 	slices.Sort(names)
 	return names
 }
 
-// settled says that the change is over: what runs now is all there will be.
-func (v *viewer) settled() {
-	replicas, err := v.client.Replicas(context.Background(), api.Select{Project: v.project.Name, Services: v.services})
+// settled says that the change is over: what runs now is all there will be. What
+// has ended since the command began stays until its end has been read.
+func (v *viewer) settled(ctx context.Context) {
+	replicas, err := v.client.Replicas(ctx, api.Select{Project: v.project.Name, Services: v.watched})
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err == nil {
-		clear(v.live)
+		expected := v.live
+		v.live = map[string]bool{}
 		for _, r := range replicas {
-			if r.Status == planner.StatusRunning || r.Status == planner.StatusRestarting || r.Status == planner.StatusPaused {
+			if len(v.watched) > 0 && (runs(r.Status) || expected[r.Name] && r.Status != planner.StatusCreated && r.Finished.After(v.began)) {
 				v.live[r.Name] = true
 			}
 		}
@@ -80,18 +112,21 @@ func (v *viewer) checkLocked() {
 func (v *viewer) show(ctx context.Context) error {
 	reading, cancel := context.WithCancel(ctx)
 	defer cancel()
+	p := render.NewLogPrinter(v.app.out, v.app.err, v.names(ctx))
+	p.Colour = !v.follow.noColour && v.app.colour(v.app.out)
+	p.NoPrefix = v.follow.noPrefix
 	v.mu.Lock()
 	v.finish = cancel
-	names := slices.Sorted(maps.Keys(v.live))
+	v.checkLocked()
 	v.mu.Unlock()
-	for i, n := range names {
-		names[i] = displayName(v.project, n)
-	}
-	p := render.NewLogPrinter(v.app.out, v.app.err, names)
-	p.Colour = v.app.colour(v.app.out)
 
+	services := slices.Concat(v.attached, v.watched)
+	if v.follow.exitCodeFrom != "" {
+		services = append(services, v.follow.exitCodeFrom)
+	}
+	slices.Sort(services)
 	query := api.LogQuery{
-		Select: api.Select{Project: v.project.Name, Services: v.services},
+		Select: api.Select{Project: v.project.Name, Services: slices.Compact(services)},
 		Follow: true, Hold: true, Since: v.began, Tail: -1,
 	}
 	for e, err := range v.client.Logs(reading, query) {
@@ -108,24 +143,70 @@ func (v *viewer) show(ctx context.Context) error {
 
 func (v *viewer) print(p *render.LogPrinter, e api.LogEntry) {
 	name := displayName(v.project, e.Replica)
+	shown := slices.Contains(v.attached, e.Service)
 	if e.Mark == nil {
-		p.Print(name, e.Stream == "stderr", "", []byte(e.Log))
+		if !shown {
+			return
+		}
+		stamp := ""
+		if v.follow.timestamps {
+			stamp = e.Time.UTC().Format(time.RFC3339Nano)
+		}
+		p.Print(name, e.Stream == "stderr", stamp, []byte(e.Log))
 		return
+	}
+	m := e.Mark
+	if !m.Exited {
+		return
+	}
+	if shown {
+		text := fmt.Sprintf("exited with code %d", m.ExitCode)
+		if m.Restarting {
+			text += " (restarting)"
+		}
+		p.Note(name, text)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	switch m := e.Mark; {
-	case m.Started:
-		v.live[e.Replica] = true
-	case m.Exited && m.Restarting:
-		p.Note(name, fmt.Sprintf("exited with code %d (restarting)", m.ExitCode))
-	case m.Exited:
-		p.Note(name, fmt.Sprintf("exited with code %d", m.ExitCode))
+	if _, known := v.codes[e.Service]; !known {
+		v.codes[e.Service] = m.ExitCode
+	}
+	if !slices.Contains(v.watched, e.Service) {
+		return
+	}
+	if !v.aborted && (v.follow.onExit || v.follow.onFailure && m.ExitCode != 0) {
+		v.aborted, v.first = true, m.ExitCode
+		close(v.abort)
+	}
+	if !m.Restarting {
 		delete(v.live, e.Replica)
 		v.checkLocked()
-	case m.Recreated:
-		p.Note(name, "has been recreated")
 	}
+}
+
+// status is the exit status after an abort: of the service that was named, else
+// of the container that caused it.
+func (v *viewer) status(ctx context.Context) error {
+	v.mu.Lock()
+	code := v.first
+	from := v.follow.exitCodeFrom
+	named, known := v.codes[from]
+	v.mu.Unlock()
+	if known {
+		code = named
+	} else if from != "" { // its end was not read
+		replicas, err := v.client.Replicas(ctx, api.Select{Project: v.project.Name, Services: []string{from}})
+		if err != nil {
+			return err
+		}
+		if len(replicas) > 0 {
+			code = replicas[0].ExitCode
+		}
+	}
+	if code == 0 {
+		return nil
+	}
+	return exitStatus(code)
 }
 
 // displayName is a replica's name as compose shows it with logs: without the

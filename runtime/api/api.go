@@ -57,6 +57,10 @@ type Apply struct {
 	Selection planner.Selection   `json:"selection"`
 	// WaitTimeout bounds the steps that Options.Wait or Selection.Wait asks for; 0: not.
 	WaitTimeout time.Duration `json:"waitTimeoutNs,omitempty"`
+	// Stored, for up, is the plan that is to be carried out: if another would be
+	// made now, it is refused with CodeRefused, which says what has changed.
+	Stored *planner.Plan `json:"stored,omitempty"`
+
 	// Parallel bounds the steps that are carried out at a time; below 1: no bound.
 	Parallel int `json:"parallel,omitempty"`
 

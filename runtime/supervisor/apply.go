@@ -272,6 +272,11 @@ func (c *change) plan(ctx context.Context, a api.Apply) (planner.Plan, error) {
 	if err != nil {
 		return plan, err
 	}
+	if a.Stored != nil {
+		if changes := planner.Changes(*a.Stored, plan); len(changes) > 0 {
+			return plan, fmt.Errorf("the plan is stale: %s", strings.Join(changes, "; "))
+		}
+	}
 	refresh := plan.Refresh()
 	if refresh.Empty() || a.DryRun {
 		return plan, nil
