@@ -12,13 +12,22 @@ import (
 // crash is "crash PART": the home's processes with PART in their command lines
 // are killed, of which there must be some, and have ended when it returns.
 func crash(ts *testscript.TestScript, neg bool, args []string) {
+	end(ts, syscall.SIGKILL, neg, args)
+}
+
+// terminate is "terminate PART": crash with SIGTERM.
+func terminate(ts *testscript.TestScript, neg bool, args []string) {
+	end(ts, syscall.SIGTERM, neg, args)
+}
+
+func end(ts *testscript.TestScript, signal syscall.Signal, neg bool, args []string) {
 	if neg || len(args) != 1 {
-		ts.Fatalf("usage: crash PART")
+		ts.Fatalf("usage: crash or terminate PART")
 	}
 	var killed []process
 	for _, p := range processes(ts.Getenv("STACK_HOME")) {
 		if strings.Contains(p.command, args[0]) {
-			ts.Check(syscall.Kill(p.pid, syscall.SIGKILL))
+			ts.Check(syscall.Kill(p.pid, signal))
 			killed = append(killed, p)
 		}
 	}

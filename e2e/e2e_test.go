@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	goruntime "runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,7 +18,6 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-	"golang.org/x/sys/unix"
 
 	"github.com/stackvm/stack/guest"
 )
@@ -110,10 +108,10 @@ func prepare() (code int, err error) {
 		return strings.HasPrefix(kv, "STACK_") && !strings.HasPrefix(kv, "STACK_SOAK=") || strings.HasPrefix(kv, "XDG_") || strings.HasPrefix(kv, "COMPOSE_")
 	})
 	small := filepath.Join(base, "small")
-	if err := mountSmall(small); err != nil {
-		small = err.Error()
+	if unmount, why := mountSmall(small); why != nil {
+		small = why.Error()
 	} else {
-		defer func() { err = errors.Join(err, unix.Unmount(small, unix.MNT_DETACH)) }()
+		defer func() { err = errors.Join(err, unmount()) }()
 	}
 	cmd.Env = append(env, envBase+"="+base, envRegistry+"="+registry, envSmall+"="+small, "HOME="+work, "TMPDIR="+work)
 	if os.Getuid() == 0 {
@@ -137,32 +135,6 @@ func prepare() (code int, err error) {
 		return max(1, exit.ExitCode()), nil
 	}
 	return 0, err
-}
-
-// smallBytes is the size of the small file system.
-const smallBytes = 256 << 20
-
-// mountSmall makes dir a small file system of its own, for tests of what happens
-// when a host's disk is full. It is seen only by what this thread starts, and
-// gone when that has ended.
-func mountSmall(dir string) error {
-	if os.Getuid() != 0 {
-		return errors.New("only root can mount a small file system")
-	}
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return err
-	}
-	goruntime.LockOSThread() // never unlocked: its mounts are its own
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("making a mount namespace: %w", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("making mounts private: %w", err)
-	}
-	if err := unix.Mount("small", dir, "tmpfs", 0, fmt.Sprintf("size=%d", smallBytes)); err != nil {
-		return fmt.Errorf("mounting a small file system: %w", err)
-	}
-	return nil
 }
 
 // unprivileged returns the ids of the user that the tests run as.
@@ -229,6 +201,7 @@ func TestScripts(t *testing.T) {
 			"eventually": eventually,
 			"qemus":      qemus,
 			"crash":      crash,
+			"terminate":  terminate,
 			"faulty":     faulty,
 			"listen":     listen,
 			"udp":        udp,

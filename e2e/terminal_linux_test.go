@@ -138,6 +138,11 @@ services:
   web:
     image: fixture/tool:1
     command: [sh, -c, "echo it runs; exec tool sleep"]
+  once:
+    image: fixture/tool:1
+    profiles: [once]
+    init: true # its own first process would get no signal that it does not handle
+    command: [sh, -c, "echo waiting; exec sleep 100000"]
 `
 
 // TestTerminal sits in front of exec, run and an attached up: sizes arrive, keys
@@ -191,6 +196,23 @@ func TestTerminal(t *testing.T) {
 		t.Errorf("exec ended with status %d, want the command's 9", status)
 	}
 
+	// run too, whose container is gone then.
+	third := newTerminal(t, 24, 80)
+	beforeRun := third.settings()
+	once := h.command("run", "--rm", "once")
+	third.run(once)
+	third.await("waiting")
+	third.typed("\x03")
+	if status := third.ended(once); status != 130 {
+		t.Errorf("run ended with status %d after Ctrl-C, want 130", status)
+	}
+	if now := third.settings(); now != beforeRun {
+		t.Errorf("after run the terminal is not as before:\n%+v\n%+v", beforeRun, now)
+	}
+	if left := h.stack("ps", "-a", "-q", "--no-trunc"); strings.Count(left, "\n") != 1 {
+		t.Errorf("after run --rm there is more than web: %s", left)
+	}
+
 	// An attached up that dies, or loses its terminal, leaves the stack running.
 	if err := up.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
@@ -210,7 +232,7 @@ func TestTerminal(t *testing.T) {
 	}
 
 	// Ctrl-C stops the stack.
-	third := newTerminal(t, 24, 80)
+	third = newTerminal(t, 24, 80)
 	before = third.settings()
 	up = h.command("up")
 	third.run(up)

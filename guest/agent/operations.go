@@ -76,6 +76,10 @@ func init() { // a literal would refer to itself through handle
 		wire.OpStop:   simple((*Agent).stop),
 		wire.OpSignal: simple((*Agent).signal),
 		wire.OpRemove: simple((*Agent).remove),
+
+		wire.OpPause:   simple((*Agent).pause),
+		wire.OpUnpause: simple((*Agent).unpause),
+
 		wire.OpAttach: (*Agent).attach,
 		wire.OpExec:   (*Agent).exec,
 		wire.OpTop:    simple((*Agent).top),
@@ -163,6 +167,22 @@ func (a *Agent) signal(_ context.Context, s *wire.Signal) (*nothing, error) {
 		return nil, err
 	}
 	return nil, c.Signal(s.Signal)
+}
+
+func (a *Agent) pause(_ context.Context, ref *wire.ContainerRef) (*nothing, error) {
+	c, err := a.containers.Get(ref.ID)
+	if err != nil {
+		return nil, err
+	}
+	return nil, c.Pause()
+}
+
+func (a *Agent) unpause(_ context.Context, ref *wire.ContainerRef) (*nothing, error) {
+	c, err := a.containers.Get(ref.ID)
+	if err != nil {
+		return nil, err
+	}
+	return nil, c.Unpause()
 }
 
 func (a *Agent) remove(_ context.Context, ref *wire.ContainerRef) (*nothing, error) {

@@ -362,6 +362,7 @@ type State string
 const (
 	StateCreated State = "created"
 	StateRunning State = "running"
+	StatePaused  State = "paused" // it runs, frozen
 	StateExited  State = "exited"
 )
 

@@ -119,6 +119,8 @@ const (
 	OpStart      Op = "container.start"    // ContainerRef -> Started.
 	OpStop       Op = "container.stop"     // Stop -> ExitStatus, once it has ended.
 	OpSignal     Op = "container.signal"   // Signal -> nothing.
+	OpPause      Op = "container.pause"    // ContainerRef -> nothing: frozen.
+	OpUnpause    Op = "container.unpause"  // ContainerRef -> nothing.
 	OpRemove     Op = "container.remove"   // ContainerRef -> nothing: unmounted, disks released.
 	OpAttach     Op = "container.attach"   // Attach -> nothing; then frames both ways until FrameExit.
 	OpExec       Op = "container.exec"     // Exec -> ExecStarted; then frames both ways until FrameExit.

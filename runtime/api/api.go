@@ -219,6 +219,18 @@ type Kill struct {
 	Signal string `json:"signal,omitempty"` // default SIGKILL
 }
 
+// Pause freezes every selected running replica, or lets them go on.
+type Pause struct {
+	Select
+	Resume bool `json:"resume,omitempty"`
+}
+
+// Paused is the answer: what was done before, or beside, an error.
+type Paused struct {
+	Replicas []ReplicaRef `json:"replicas"`
+	Error    *Error       `json:"error,omitempty"`
+}
+
 // Exec runs a command in a replica; the connection then carries wire frames
 // until FrameExit, unless Detach.
 type Exec struct {

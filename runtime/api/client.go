@@ -276,6 +276,16 @@ func (c *Client) Kill(ctx context.Context, k Kill) ([]ReplicaRef, error) {
 	return ask[[]ReplicaRef](ctx, c, PathKill, k)
 }
 
+// Pause freezes the selected running replicas, or lets them go on, and returns
+// those for which it did, also on error.
+func (c *Client) Pause(ctx context.Context, p Pause) ([]ReplicaRef, error) {
+	done, err := ask[Paused](ctx, c, PathPause, p)
+	if err == nil && done.Error != nil {
+		err = done.Error
+	}
+	return done.Replicas, err
+}
+
 // Top lists the processes of the selected running replicas.
 func (c *Client) Top(ctx context.Context, s Select) ([]Top, error) {
 	return ask[[]Top](ctx, c, PathTop, s)

@@ -21,6 +21,7 @@ const (
 	PathReplicas     = "/v1/replicas"      // POST Select -> []Replica
 	PathStart        = "/v1/start"         // POST Select -> nothing: starts a created one-off
 	PathKill         = "/v1/kill"          // POST Kill -> []ReplicaRef
+	PathPause        = "/v1/pause"         // POST Pause -> Paused
 	PathWait         = "/v1/wait"          // POST Select -> wire.ExitStatus, once the replica has ended
 	PathDelete       = "/v1/delete"        // POST Select -> nothing: removes an ended or created one-off
 	PathExec         = "/v1/exec"          // POST Exec -> 101, frames

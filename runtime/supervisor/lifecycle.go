@@ -152,7 +152,7 @@ func (s *Supervisor) removeReplica(ctx context.Context, r *replica, discard []st
 	rec, host := clone(&r.rec), r.host
 	s.mu.Unlock()
 	if host != nil {
-		if rec.Status == planner.StatusRunning {
+		if isUp(rec.Status) {
 			return fmt.Errorf("container %s is running: stop it first", rec.Name)
 		}
 		if err := s.endHost(ctx, r, host, 0); err != nil { // booted, never started
@@ -209,7 +209,7 @@ func (s *Supervisor) place(ctx context.Context, r *replica) error {
 func (s *Supervisor) join(ctx context.Context, r *replica, of string) (err error) {
 	s.mu.Lock()
 	var h *hosted
-	if o := s.replicas[of]; o != nil && o.rec.Status == planner.StatusRunning {
+	if o := s.replicas[of]; o != nil && isUp(o.rec.Status) {
 		h = o.host
 	}
 	if h == nil || h.client.Load() == nil {
@@ -377,6 +377,8 @@ func (s *Supervisor) start(ctx context.Context, r *replica) error {
 		return bootErr
 	case status == planner.StatusRunning:
 		return nil
+	case status == planner.StatusPaused:
+		return s.pause(ctx, r, false)
 	}
 	s.updateLater(r, func(rec *state.Replica) { rec.Stopped, rec.Restarts = false, 0 })
 	s.mu.Lock()
@@ -518,9 +520,14 @@ func (s *Supervisor) event(h *hosted, e wire.Event) {
 			if s.exited(h, r, *e.Exit, "") {
 				s.settleExit(r)
 			}
-		case e.State == wire.StateRunning && status != planner.StatusRunning && !s.isStarting(r):
+		case e.State == wire.StateRunning && status == planner.StatusPaused:
+			s.setPaused(r, false)
+		case (e.State == wire.StateRunning || e.State == wire.StatePaused) && !isUp(status) && !s.isStarting(r):
 			// An earlier supervisor started it and had no time to say so.
 			s.adoptRunning(h, r, e.At)
+			s.setPaused(r, e.State == wire.StatePaused)
+		case e.State == wire.StatePaused:
+			s.setPaused(r, true)
 		}
 	case wire.EventHealth:
 		s.health(r, e)
@@ -567,7 +574,7 @@ func (s *Supervisor) exited(h *hosted, r *replica, exit wire.ExitStatus, fault s
 	r.ends.Lock()
 	defer r.ends.Unlock()
 	s.mu.Lock()
-	if r.rec.Status != planner.StatusRunning || r.host != h {
+	if !isUp(r.rec.Status) || r.host != h {
 		s.mu.Unlock()
 		return false
 	}
@@ -752,14 +759,14 @@ func (s *Supervisor) stop(ctx context.Context, r *replica, timeout int) error {
 		}
 	}
 	s.update(r, func(rec *state.Replica) {
-		if rec.Status == planner.StatusRestarting || rec.Status == planner.StatusRunning || rec.Status == planner.StatusPaused {
+		if rec.Status == planner.StatusRestarting || isUp(rec.Status) {
 			rec.Status = planner.StatusExited
 			if rec.Finished.IsZero() {
 				rec.Finished = time.Now()
 			}
 		}
 	})
-	if rec.Status == planner.StatusRunning {
+	if isUp(rec.Status) {
 		s.emit(replicaEvent(rec, "stop", nil))
 	}
 	s.resetIdle()
@@ -798,7 +805,7 @@ func (s *Supervisor) restartInside(ctx context.Context, r *replica, timeout int)
 	h, rec := r.host, clone(&r.rec)
 	full := h != nil && h.full
 	s.mu.Unlock()
-	if h == nil || h.client.Load() == nil || h.hasDied() || rec.Status != planner.StatusRunning || full {
+	if h == nil || h.client.Load() == nil || h.hasDied() || !isUp(rec.Status) || full {
 		return false, nil
 	}
 	exit, err := h.client.Load().Stop(ctx, wire.Stop{ID: rec.ID, Grace: grace(rec, timeout)})
@@ -843,7 +850,7 @@ func (s *Supervisor) endHost(ctx context.Context, r *replica, h *hosted, grace t
 		limit = 1 << 62
 	}
 	if others {
-		if rec.Status == planner.StatusRunning {
+		if isUp(rec.Status) {
 			bounded, cancel := context.WithTimeout(ctx, limit)
 			exit, err := h.client.Load().Stop(bounded, wire.Stop{ID: rec.ID, Grace: grace})
 			cancel()
@@ -950,7 +957,7 @@ func (s *Supervisor) afterAdoption() {
 			if !started && rec.Started.IsZero() {
 				s.settleBoot(r)
 			}
-		case host == nil && (rec.Status == planner.StatusRunning || rec.Status == planner.StatusPaused):
+		case host == nil && isUp(rec.Status):
 			s.mu.Lock()
 			r.rec.Status, r.rec.ExitCode, r.rec.Finished, r.rec.Health = planner.StatusExited, state.LostExitCode, time.Now(), nil
 			r.rec.Error = state.LostError
@@ -982,7 +989,7 @@ func (s *Supervisor) settleBoot(r *replica) {
 		host, status := r.host, r.rec.Status
 		r.bootErr = nil
 		s.mu.Unlock()
-		if host != nil && status != planner.StatusRunning && status != planner.StatusRestarting {
+		if host != nil && !isUp(status) && status != planner.StatusRestarting {
 			s.warn("ending a machine", s.endHost(s.ctx, r, host, 0))
 		}
 	})

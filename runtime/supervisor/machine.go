@@ -20,7 +20,6 @@ import (
 
 	"github.com/stackvm/stack/guest/wire"
 	"github.com/stackvm/stack/network/ipam"
-	"github.com/stackvm/stack/planner"
 	"github.com/stackvm/stack/runtime/logs"
 	"github.com/stackvm/stack/runtime/machine"
 	"github.com/stackvm/stack/runtime/machine/control"
@@ -809,7 +808,7 @@ func (s *Supervisor) adoptAll(records []*state.Machine) {
 		// All names and addresses are there before the first trunk is plugged: a
 		// machine must not learn that one adopted after it does not exist.
 		for _, r := range h.replicas {
-			if rec := s.snapshot(r); rec.Status == planner.StatusRunning {
+			if rec := s.snapshot(r); isUp(rec.Status) {
 				_ = s.attachReplica(h, rec) // tried, and told, again as the machine is adopted
 			}
 		}
@@ -873,7 +872,7 @@ func (s *Supervisor) adopt(h *hosted, rec *state.Machine, handles machine.Handle
 		return err
 	}
 	for _, r := range h.replicas {
-		if s.snapshot(r).Status == planner.StatusRunning {
+		if isUp(s.snapshot(r).Status) {
 			if err := s.plugReplica(h, r); err != nil {
 				return err
 			}

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/stackvm/stack/guest/wire"
-	"github.com/stackvm/stack/planner"
 	"github.com/stackvm/stack/runtime/api"
 	"github.com/stackvm/stack/runtime/logs"
 	"github.com/stackvm/stack/runtime/state"
@@ -286,7 +285,7 @@ func (s *Supervisor) running(sel api.Select) (*replica, *hosted, error) {
 	defer s.mu.Unlock()
 	var stopped *replica
 	for _, r := range found {
-		if r.rec.Status == planner.StatusRunning && r.host != nil {
+		if isUp(r.rec.Status) && r.host != nil {
 			return r, r.host, r.muteLocked()
 		}
 		if stopped == nil {

@@ -179,6 +179,7 @@ func (s *Supervisor) handler() http.Handler {
 	handle(api.PathVolumeExport, s.serveExport)
 	handle(api.PathVolumeImport, s.serveImport)
 	handle(api.PathKill, answer(s.killReplicas))
+	handle(api.PathPause, answer(s.pauseReplicas))
 	handle(api.PathTop, answer(s.top))
 	handle(api.PathStats, answer(s.stats))
 	handle(api.PathStat, answer(s.stat))

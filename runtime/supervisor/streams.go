@@ -125,6 +125,9 @@ func (s *Supervisor) exec(ctx context.Context, e api.Exec) (*control.Session, er
 		return nil, err
 	}
 	rec := s.snapshot(r)
+	if rec.Status == planner.StatusPaused {
+		return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("container %s is paused, unpause the container before exec", rec.Name)}
+	}
 	e.Exec.ID = rec.ID
 	session, _, err := h.client.Load().Exec(ctx, e.Exec)
 	if err != nil {
@@ -143,6 +146,9 @@ func (s *Supervisor) attach(ctx context.Context, a api.Attach) (*replica, *contr
 	if !a.Start {
 		if r, h, err = s.running(a.Select); err != nil {
 			return nil, nil, err
+		}
+		if s.snapshot(r).Status == planner.StatusPaused {
+			return nil, nil, &api.Error{Code: api.CodeConflict, Message: "cannot attach to a paused container, unpause it first"}
 		}
 	} else {
 		if r, err = s.find(a.Replica); err != nil {
@@ -186,7 +192,7 @@ func (s *Supervisor) placed(ctx context.Context, r *replica) (*hosted, error) {
 			s.spawn(func() { s.warn("removing a container", s.removeReplica(s.ctx, r, anonymous(rec))) })
 		}
 		return nil, bootErr
-	case rec.Status == planner.StatusRunning:
+	case isUp(rec.Status):
 		return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("container %s is running already", rec.Name)}
 	case h != nil && !h.hasDied():
 		return h, nil
@@ -234,7 +240,7 @@ func (s *Supervisor) killReplicas(ctx context.Context, k api.Kill) ([]api.Replic
 			mute = r.muteLocked()
 		}
 		s.mu.Unlock()
-		if rec.Status != planner.StatusRunning || h == nil {
+		if !isUp(rec.Status) || h == nil {
 			if k.Replica != "" {
 				return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("container %s is not running", rec.Name)}
 			}
@@ -279,7 +285,7 @@ func each[T any](ctx context.Context, s *Supervisor, sel api.Select, ask func(co
 			mute = r.muteLocked()
 		}
 		s.mu.Unlock()
-		if rec.Status != planner.StatusRunning || h == nil {
+		if !isUp(rec.Status) || h == nil {
 			continue
 		}
 		if mute != nil {

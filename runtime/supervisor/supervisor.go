@@ -340,7 +340,7 @@ func (s *Supervisor) unusedLocked() bool {
 		return false
 	}
 	for _, r := range s.replicas {
-		if r.rec.Status == planner.StatusRestarting || r.rec.Status == planner.StatusRunning {
+		if r.rec.Status == planner.StatusRestarting || isUp(r.rec.Status) {
 			return false
 		}
 	}

@@ -248,6 +248,85 @@ func TestHostDiskFull(t *testing.T) {
 	w.nothingLeft()
 }
 
+// A paused replica stays so under another supervisor, is not spoken to, and can
+// be stopped, started and killed.
+func TestPause(t *testing.T) {
+	w := newWorld(t)
+	p := project("shop", service("web", "server"), service("db", "server"))
+	w.up(p)
+	began := time.Now()
+	pause := func(resume bool, services ...string) string {
+		t.Helper()
+		done, err := w.s.pauseReplicas(t.Context(), api.Pause{Select: api.Select{Project: "shop", Services: services}, Resume: resume})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, r := range done.Replicas {
+			names = append(names, r.Name)
+		}
+		if done.Error != nil {
+			names = append(names, "error: "+strings.ReplaceAll(done.Error.Message, "\n", "; "))
+		}
+		return strings.Join(names, ", ")
+	}
+	status := func(want planner.Status) {
+		t.Helper()
+		if rec := w.rec("shop-web-1"); rec.Status != want {
+			t.Fatalf("it is %s, want %s", rec.Status, want)
+		}
+	}
+	if got := pause(false, "web"); got != "shop-web-1" {
+		t.Errorf("pausing web: %s", got)
+	}
+	if got := pause(false); got != "shop-db-1, error: container shop-web-1 is already paused" {
+		t.Errorf("pausing all: %s", got)
+	}
+	status(planner.StatusPaused)
+	_, err := w.s.exec(t.Context(), api.Exec{Select: api.Select{Project: "shop", Services: []string{"web"}}})
+	if err == nil || err.Error() != "container shop-web-1 is paused, unpause the container before exec" {
+		t.Errorf("exec: %v", err)
+	}
+	w.restart()
+	status(planner.StatusPaused)
+	if got := pause(true, "web"); got != "shop-web-1" {
+		t.Errorf("unpausing web: %s", got)
+	}
+	if got := pause(true, "web"); got != "error: container shop-web-1 is not paused" {
+		t.Errorf("unpausing it again: %s", got)
+	}
+	status(planner.StatusRunning)
+	past, sub := w.s.events.subscribe(began)
+	w.s.events.unsubscribe(sub)
+	var seen []string
+	for _, e := range past {
+		seen = append(seen, e.Action+" "+e.Name)
+	}
+	if !slices.Contains(seen, "unpause shop-web-1") {
+		t.Errorf("events: %q", seen)
+	}
+
+	// up lets it go on; stop and kill end it.
+	pause(false, "web")
+	w.up(p)
+	status(planner.StatusRunning)
+	pause(false, "web")
+	if _, err := w.apply(api.Apply{Command: api.Stop, Name: "shop", Project: p, Selection: planner.Selection{Services: []string{"web"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if rec := w.rec("shop-web-1"); rec.Status != planner.StatusExited || rec.ExitCode != 143 {
+		t.Errorf("stopped, it is %s (%d)", rec.Status, rec.ExitCode)
+	}
+	w.up(p)
+	pause(false, "web")
+	if _, err := w.s.killReplicas(t.Context(), api.Kill{Select: api.Select{Project: "shop", Services: []string{"web"}}}); err != nil {
+		t.Fatal(err)
+	}
+	w.until("shop-web-1", func(rec *state.Replica) bool { return rec.Status == planner.StatusExited && rec.ExitCode == 137 })
+	w.down(p, true)
+	w.nothingLeft()
+}
+
 // A host that shuts down stops everything; nothing counts as stopped by its
 // user.
 func TestEndAll(t *testing.T) {

@@ -61,7 +61,7 @@ type run struct {
 	told  int64 // kills counted when one was last reported; guarded by the container's mu
 	done  chan struct{}
 
-	unprobe func() // ends the probe and waits for it
+	probing probing
 }
 
 // ID returns the container's id.

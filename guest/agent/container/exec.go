@@ -43,9 +43,12 @@ func (c *Container) Exec(e *wire.Exec) (*Exec, error) {
 	if e.Size != nil {
 		spec.Size = *e.Size
 	}
-	r := c.running()
-	if r == nil {
+	r, paused := c.paused()
+	switch {
+	case r == nil:
 		return nil, c.notRunning()
+	case paused:
+		return nil, &wire.Error{Code: wire.CodeConflict, Message: fmt.Sprintf("container %s is paused, unpause the container before exec", c.spec.Name)}
 	}
 	at := launch.Placement{}
 	pidfd, err := unix.PidfdOpen(r.proc.PID, 0)

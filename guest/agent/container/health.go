@@ -18,8 +18,8 @@ import (
 const maxProbeOutput = 4096
 
 // watchHealth is the goroutine of a running container's probe.
-func (c *Container) watchHealth(ctx context.Context, check wire.Healthcheck) {
-	health.Run(ctx, check, func(ctx context.Context) health.Result { return c.probe(ctx, check) }, c.reportHealth)
+func (c *Container) watchHealth(ctx context.Context, check wire.Healthcheck, verdict wire.Health) {
+	health.Run(ctx, check, verdict, func(ctx context.Context) health.Result { return c.probe(ctx, check) }, c.reportHealth)
 }
 
 func (c *Container) reportHealth(r health.Report) {

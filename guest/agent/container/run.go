@@ -3,6 +3,7 @@
 package container
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,13 +49,7 @@ func (c *Container) Start() (wire.Started, error) {
 	r.stdio.pump(c.sink)
 	if check := c.spec.Health; check != nil && len(check.Test) > 0 {
 		c.reportHealth(health.Report{Health: wire.HealthStarting})
-		ctx, cancel := context.WithCancel(context.Background())
-		probed := make(chan struct{})
-		go func() {
-			defer close(probed)
-			c.watchHealth(ctx, *check)
-		}()
-		r.unprobe = func() { cancel(); <-probed }
+		c.resumeProbe(r)
 	}
 	go c.wait(r)
 	return wire.Started{PID: r.proc.PID, At: at}, nil
@@ -121,7 +116,7 @@ func (c *Container) launch() (*run, error) {
 		defer at.PIDNS.Close()
 	}
 	kills := c.group.OOMKills()
-	r := &run{oom: kills, told: kills, done: make(chan struct{}), unprobe: func() {}}
+	r := &run{oom: kills, told: kills, done: make(chan struct{})}
 	if !c.spec.TTY {
 		if r.stdio, err = newStdio(c.spec.Stdin, spec.UID); err != nil {
 			return nil, err
@@ -190,9 +185,10 @@ const outputGrace = 5 * time.Second
 // wait is the goroutine of a running container.
 func (c *Container) wait(r *run) {
 	code, at := r.proc.Wait()
-	r.unprobe()
+	r.probing.rest(true)
 	// What it left behind, children of a namespace it shared, ends with it.
 	c.group.Kill()
+	_ = c.group.Thaw() // it may have been killed while paused
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)
@@ -233,6 +229,10 @@ func (c *Container) Signal(name string) error {
 	if err := r.proc.Signal(sig); err != nil && !errors.Is(err, process.ErrEnded) {
 		return fmt.Errorf("signalling container %s: %w", c.spec.Name, err)
 	}
+	// As docker: what ends a paused container is not kept from it.
+	if stop, err := c.stopSignal(""); sig == unix.SIGKILL || err == nil && sig == stop {
+		c.wake(r)
+	}
 	return nil
 }
 
@@ -249,13 +249,7 @@ const lastWords = 100 * time.Millisecond
 // signal is not waited for: its children get it, and it is killed when they have
 // ended. Stopping what has ended returns how it did.
 func (c *Container) Stop(ctx context.Context, name string, grace time.Duration) (wire.ExitStatus, error) {
-	if name == "" {
-		name = c.spec.StopSignal
-	}
-	if name == "" {
-		name = "SIGTERM"
-	}
-	sig, err := parseSignal(name)
+	sig, err := c.stopSignal(name)
 	if err != nil {
 		return wire.ExitStatus{}, err
 	}
@@ -282,6 +276,7 @@ func (c *Container) Stop(ctx context.Context, name string, grace time.Duration) 
 	} else if err := r.proc.Signal(sig); err != nil && !errors.Is(err, process.ErrEnded) {
 		return wire.ExitStatus{}, fmt.Errorf("stopping container %s: %w", c.spec.Name, err)
 	}
+	c.wake(r)
 	select {
 	case <-r.done:
 	case <-ctx.Done():
@@ -305,6 +300,11 @@ func (c *Container) Stop(ctx context.Context, name string, grace time.Duration) 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.exit, nil
+}
+
+// stopSignal is what stops the container, unless name names another.
+func (c *Container) stopSignal(name string) (unix.Signal, error) {
+	return parseSignal(cmp.Or(name, c.spec.StopSignal, "SIGTERM"))
 }
 
 // receives reports whether the first process of a pid namespace can get sig: the

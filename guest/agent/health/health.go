@@ -26,10 +26,11 @@ type Report struct {
 	FailingStreak int
 }
 
-// Run probes until ctx ends. It reports a verdict that changes and a run that
+// Run probes until ctx ends, verdict being what is known: starting, or what an
+// earlier call last reported. It reports a verdict that changes and a run that
 // fails, but not those that fail before docker's first. probe is given the
 // timeout by its context and must return when that ends.
-func Run(ctx context.Context, c wire.Healthcheck, probe func(context.Context) Result, report func(Report)) {
+func Run(ctx context.Context, c wire.Healthcheck, verdict wire.Health, probe func(context.Context) Result, report func(Report)) {
 	c = defaults(c)
 	started := time.Now()
 	timed := func() Result {
@@ -37,7 +38,7 @@ func Run(ctx context.Context, c wire.Healthcheck, probe func(context.Context) Re
 		defer cancel()
 		return probe(ctx)
 	}
-	health := wire.HealthStarting
+	health := verdict
 	interval := func() time.Duration {
 		if health == wire.HealthStarting && time.Since(started) < c.StartPeriod {
 			return c.StartInterval

@@ -62,7 +62,7 @@ func TestRun(t *testing.T) {
 				defer cancel()
 				start := time.Now()
 				var got []line
-				Run(ctx, tt.check, func(context.Context) Result {
+				Run(ctx, tt.check, wire.HealthStarting, func(context.Context) Result {
 					return Result{OK: tt.ok(time.Since(start))}
 				}, func(r Report) {
 					got = append(got, line{time.Since(start), r.Health, r.FailingStreak})
@@ -82,7 +82,7 @@ func TestTimeout(t *testing.T) {
 		defer cancel()
 		start := time.Now()
 		var got []line
-		Run(ctx, wire.Healthcheck{Interval: 5 * time.Second, Timeout: time.Second, Retries: 1}, func(ctx context.Context) Result {
+		Run(ctx, wire.Healthcheck{Interval: 5 * time.Second, Timeout: time.Second, Retries: 1}, wire.HealthStarting, func(ctx context.Context) Result {
 			<-ctx.Done()
 			return Result{}
 		}, func(r Report) {

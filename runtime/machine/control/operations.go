@@ -30,6 +30,16 @@ func (c *Client) Signal(ctx context.Context, signal wire.Signal) error {
 	return c.Call(ctx, wire.OpSignal, signal, nil)
 }
 
+// Pause freezes a container, Unpause lets it go on.
+func (c *Client) Pause(ctx context.Context, id string) error {
+	return c.Call(ctx, wire.OpPause, wire.ContainerRef{ID: id}, nil)
+}
+
+// Unpause is Pause's opposite.
+func (c *Client) Unpause(ctx context.Context, id string) error {
+	return c.Call(ctx, wire.OpUnpause, wire.ContainerRef{ID: id}, nil)
+}
+
 // Remove unmounts what an ended container had and forgets it.
 func (c *Client) Remove(ctx context.Context, id string) error {
 	return c.Call(ctx, wire.OpRemove, wire.ContainerRef{ID: id}, nil)

@@ -193,6 +193,10 @@ func (g *Guest) handle(req wire.Request) (result any, after func(*yamux.Stream),
 		return body(req, g.stop)
 	case wire.OpSignal:
 		return body(req, g.signal)
+	case wire.OpPause:
+		return body(req, func(ref wire.ContainerRef) (any, error) { return nil, g.setPaused(ref.ID, true) })
+	case wire.OpUnpause:
+		return body(req, func(ref wire.ContainerRef) (any, error) { return nil, g.setPaused(ref.ID, false) })
 	case wire.OpRemove:
 		return body(req, g.removeContainer)
 	case wire.OpTop:

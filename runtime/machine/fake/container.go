@@ -24,6 +24,7 @@ type container struct {
 	files files
 
 	state  wire.State
+	paused bool             // of one that runs: said, not done
 	exit   *wire.ExitStatus // when exited
 	health wire.Health
 	streak int
@@ -41,7 +42,11 @@ func (c *container) uses(serial string) bool {
 }
 
 func (c *container) snapshotLocked() []wire.Event {
-	events := []wire.Event{{Kind: wire.EventState, Container: c.spec.ID, At: time.Now(), State: c.state, Exit: c.exit}}
+	state := c.state
+	if c.paused {
+		state = wire.StatePaused
+	}
+	events := []wire.Event{{Kind: wire.EventState, Container: c.spec.ID, At: time.Now(), State: state, Exit: c.exit}}
 	if c.health != "" {
 		events = append(events, wire.Event{
 			Kind: wire.EventHealth, Container: c.spec.ID, At: time.Now(), Health: c.health, FailingStreak: c.streak,
@@ -241,7 +246,7 @@ func (g *Guest) start(ref wire.ContainerRef) (any, error) {
 func (g *Guest) ended(c *container, p *process) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	c.state, c.exit, c.health = wire.StateExited, &p.status, ""
+	c.state, c.paused, c.exit, c.health = wire.StateExited, false, &p.status, ""
 	if p.status.OOM {
 		g.emitLocked(wire.Event{Kind: wire.EventOOM, Container: c.spec.ID})
 	}
@@ -271,6 +276,7 @@ func (g *Guest) stop(s wire.Stop) (any, error) {
 		signal = c.spec.StopSignal
 	}
 	if state == wire.StateRunning {
+		_ = g.setPaused(s.ID, false) // it may not be
 		p.send(signal)
 	}
 	if s.Grace >= 0 {
@@ -298,6 +304,29 @@ func (g *Guest) signal(s wire.Signal) (any, error) {
 	}
 	c.run.send(s.Signal)
 	return nil, nil
+}
+
+func (g *Guest) setPaused(id string, paused bool) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c, err := g.findLocked(id)
+	switch {
+	case err != nil:
+		return err
+	case c.state != wire.StateRunning:
+		return fault(wire.CodeConflict, "container %s is not running", c.spec.Name)
+	case c.paused && paused:
+		return fault(wire.CodeConflict, "container %s is already paused", c.spec.Name)
+	case !c.paused && !paused:
+		return fault(wire.CodeConflict, "container %s is not paused", c.spec.Name)
+	}
+	c.paused = paused
+	state := wire.StateRunning
+	if paused {
+		state = wire.StatePaused
+	}
+	g.emitLocked(wire.Event{Kind: wire.EventState, Container: id, At: time.Now(), State: state})
+	return nil
 }
 
 func (g *Guest) removeContainer(ref wire.ContainerRef) (any, error) {
