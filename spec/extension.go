@@ -18,6 +18,7 @@ const extensionKey = "x-stack"
 //	  host: deny      host.docker.internal leads nowhere
 //	  memory: 1g      of the machine
 //	  vcpus: 2        of the machine
+//	  restart_unhealthy: true   a replica whose probe fails is restarted
 func (c *converter) serviceExtension(service string, ext map[string]any) Extension {
 	var e Extension
 	at := []string{"services", service, extensionKey}
@@ -50,8 +51,14 @@ func (c *converter) serviceExtension(service string, ext map[string]any) Extensi
 				c.fault(at, "", "service %q: x-stack.vcpus must be a number from 1 to 64", service)
 			}
 			e.VCPUs = n
+		case "restart_unhealthy":
+			yes, ok := v.(bool)
+			if !ok {
+				c.fault(at, "", "service %q: x-stack.restart_unhealthy must be true or false", service)
+			}
+			e.RestartUnhealthy = yes
 		default:
-			c.unknownExtension(at, key, "host", "machine", "memory", "vcpus")
+			c.unknownExtension(at, key, "host", "machine", "memory", "restart_unhealthy", "vcpus")
 		}
 	}
 	return e

@@ -263,6 +263,8 @@ type Extension struct {
 	Host      string `json:"host,omitempty"`      // "deny" closes host.docker.internal
 	MemoryMiB int    `json:"memoryMiB,omitempty"` // of the machine
 	VCPUs     int    `json:"vcpus,omitempty"`
+
+	RestartUnhealthy bool `json:"restartUnhealthy,omitempty"` // one whose probe fails is restarted
 }
 
 // Network is a top-level network in use.

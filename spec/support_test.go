@@ -51,6 +51,7 @@ A link's alias is known on the whole network, not to the linking service alone.
 |---|---|---|
 | ` + "`memory`" + ` | a service | memory of its machine, like ` + "`1g`" + ` |
 | ` + "`vcpus`" + ` | a service | processors of its machine |
+| ` + "`restart_unhealthy: true`" + ` | a service | a replica that becomes unhealthy is restarted, whatever its restart policy |
 | ` + "`host: deny`" + ` | a service | ` + "`host.docker.internal`" + ` leads nowhere |
 | ` + "`size`" + ` | a volume | size of its disk, like ` + "`20g`" + ` |
 `

@@ -213,6 +213,32 @@ func TestFollowerMissesNothing(t *testing.T) {
 	})
 }
 
+// One batch that is more than a file may hold goes into several.
+func TestRotationOfOneBatch(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log.json")
+	w, err := OpenWriter(path, Rotation{MaxBytes: 1000, MaxFiles: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	var batch []*wire.LogRecord
+	for seq := range uint64(100) {
+		batch = append(batch, record(seq+1, "line"))
+	}
+	if err := w.Append(batch...); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 3 {
+		if info, err := os.Stat(rotated(path, n)); err != nil || info.Size() > 1000 {
+			t.Errorf("file %d: %v, %v", n, info, err)
+		}
+	}
+	got := seqs(readAll(t, open(t, path, Filter{Tail: -1})))
+	if n := len(got); n < 20 || n > 60 || got[n-1] != 100 || got[0] != uint64(101-n) {
+		t.Errorf("kept: %v", got)
+	}
+}
+
 // The end of a run stands behind the last line of the run, whichever of the two
 // arrives first and whatever the clocks say.
 func TestEnds(t *testing.T) {

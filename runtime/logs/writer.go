@@ -136,9 +136,9 @@ func (w *Writer) Last() uint64 {
 	return w.last
 }
 
-// Append writes records with one write; what is in the log already, by number,
-// is left out. After an error nothing of the batch counts as written: the log
-// ends with the last whole record.
+// Append writes records, those that fit into one file with one write; what is in
+// the log already, by number, is left out. After an error the log ends with a
+// whole record, and those behind it do not count as written.
 func (w *Writer) Append(records ...*wire.LogRecord) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -151,18 +151,34 @@ func (w *Writer) Append(records ...*wire.LogRecord) error {
 		if r.Seq <= last {
 			continue
 		}
+		before := len(w.buf)
 		w.buf = appendRecord(w.buf, r)
+		if limit := w.rotation.MaxBytes; limit > 0 && w.size+int64(before) > 0 && w.size+int64(len(w.buf)) > limit {
+			if err := w.writeLocked(w.buf[:before], last); err != nil {
+				return err
+			}
+			if err := w.rotate(); err != nil {
+				return fmt.Errorf("rotating log %s: %w", w.path, err)
+			}
+			w.buf = append(w.buf[:0], w.buf[before:]...)
+		}
 		last = r.Seq
 	}
-	if len(w.buf) == 0 {
+	if err := w.writeLocked(w.buf, last); err != nil {
+		return err
+	}
+	if cap(w.buf) > 1<<20 {
+		w.buf = nil // one burst need not be kept for ever
+	}
+	return w.endLocked(last)
+}
+
+// writeLocked writes whole records, of which the last is numbered last.
+func (w *Writer) writeLocked(records []byte, last uint64) error {
+	if len(records) == 0 {
 		return nil
 	}
-	if w.rotation.MaxBytes > 0 && w.size > 0 && w.size+int64(len(w.buf)) > w.rotation.MaxBytes {
-		if err := w.rotate(); err != nil {
-			return fmt.Errorf("rotating log %s: %w", w.path, err)
-		}
-	}
-	n, err := w.f.Write(w.buf)
+	n, err := w.f.Write(records)
 	if err != nil {
 		if n > 0 {
 			err = errors.Join(err, w.f.Truncate(w.size))
@@ -171,11 +187,8 @@ func (w *Writer) Append(records ...*wire.LogRecord) error {
 	}
 	w.size += int64(n)
 	w.last = last
-	if cap(w.buf) > 1<<20 {
-		w.buf = nil // one burst need not be kept for ever
-	}
 	w.notifyLocked()
-	return w.endLocked(last)
+	return nil
 }
 
 func (w *Writer) notifyLocked() {

@@ -64,6 +64,8 @@ type Replica struct {
 	Logging    spec.Logging   `json:"logging"`
 	Probed     bool           `json:"probed,omitempty"` // has a healthcheck
 
+	RestartUnhealthy bool `json:"restartUnhealthy,omitempty"`
+
 	// Replaces is the id of the replica that this one is recreated from: while it
 	// is half made, and that one gone, the volumes inherited are this one's.
 	Replaces string `json:"replaces,omitempty"`

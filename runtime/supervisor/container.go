@@ -366,7 +366,8 @@ func (s *Supervisor) newRecord(p *spec.Project, svc *spec.Service, img *image.Im
 		Project: p.Name, Service: svc.Name, Number: number, Hash: svc.Hash, Aspects: svc.Aspects,
 		DependsOn: map[string]string{},
 		Image:     svc.Image, ImageID: img.ID, Platform: svc.Platform, Command: arguments(svc, img.Config), TTY: svc.TTY,
-		Restart: svc.Restart, StopSignal: cmp.Or(svc.StopSignal, img.Config.StopSignal), StopGrace: svc.StopGrace,
+		RestartUnhealthy: svc.Extension.RestartUnhealthy,
+		Restart:          svc.Restart, StopSignal: cmp.Or(svc.StopSignal, img.Config.StopSignal), StopGrace: svc.StopGrace,
 		Logging: svc.Logging, ScratchBytes: cmp.Or(svc.StorageSize, volume.DefaultScratchBytes),
 		NetworkMode: svc.NetworkMode, Status: "created",
 	}

@@ -566,6 +566,26 @@ func (s *Supervisor) health(r *replica, e wire.Event) {
 	if before.Health == nil || before.Health.Status != e.Health {
 		s.emit(replicaEvent(before, "health_status: "+string(e.Health), nil))
 	}
+	if e.Health == wire.HealthUnhealthy && before.RestartUnhealthy {
+		s.mu.Lock()
+		run := r.run
+		s.mu.Unlock()
+		s.spawn(func() { s.restartUnhealthy(r, run) })
+	}
+}
+
+// restartUnhealthy restarts a replica, unless its run has ended meanwhile or its
+// user ends it.
+func (s *Supervisor) restartUnhealthy(r *replica, run int) {
+	s.mu.Lock()
+	present := !r.gone && r.run == run && r.stopping == 0 && r.rec.Status == planner.StatusRunning
+	s.mu.Unlock()
+	if !present {
+		return
+	}
+	rec := s.snapshot(r)
+	s.log.Info("an unhealthy container is restarted", "container", rec.Name)
+	s.warn("restarting an unhealthy container", s.restart(s.ctx, r, -1), "container", rec.Name)
 }
 
 // exited records the end of a replica's run. It reports false when that was

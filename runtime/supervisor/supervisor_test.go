@@ -327,6 +327,38 @@ func TestPause(t *testing.T) {
 	w.nothingLeft()
 }
 
+// A replica that becomes unhealthy is restarted where its service asks for it.
+func TestRestartUnhealthy(t *testing.T) {
+	w := newWorld(t)
+	verdicts := make(chan wire.Health, 3)
+	w.driver.Probe = func(wire.Container) (wire.Health, string) { return <-verdicts, "" }
+	p := project("shop", service("web", "server"))
+	p.Services["web"].Healthcheck = &spec.Healthcheck{Test: []string{"CMD", "probe"}}
+	verdicts <- wire.HealthUnhealthy
+	if _, err := w.apply(api.Apply{Command: api.Up, Name: "shop", Project: p}); err != nil {
+		t.Fatal(err)
+	}
+	healthy := func(rec *state.Replica) bool { return rec.Health != nil && rec.Health.Status == wire.HealthHealthy }
+	sick := w.until("shop-web-1", func(rec *state.Replica) bool {
+		return rec.Health != nil && rec.Health.Status == wire.HealthUnhealthy
+	})
+	w.down(p, true)
+
+	p.Services["web"].Extension.RestartUnhealthy = true
+	verdicts <- wire.HealthUnhealthy
+	verdicts <- wire.HealthUnhealthy
+	verdicts <- wire.HealthHealthy
+	if _, err := w.apply(api.Apply{Command: api.Up, Name: "shop", Project: p}); err != nil {
+		t.Fatal(err)
+	}
+	rec := w.until("shop-web-1", healthy)
+	if !running(rec) || !running(sick) || len(verdicts) != 0 {
+		t.Errorf("it is %s, not asked for it is %s, %d verdicts are left", rec.Status, sick.Status, len(verdicts))
+	}
+	w.down(p, true)
+	w.nothingLeft()
+}
+
 // A host that shuts down stops everything; nothing counts as stopped by its
 // user.
 func TestEndAll(t *testing.T) {
