@@ -563,29 +563,31 @@ func (s *Supervisor) health(r *replica, e wire.Event) {
 	s.updateLater(r, func(rec *state.Replica) {
 		rec.Health = &state.Health{Status: e.Health, FailingStreak: e.FailingStreak, Output: e.Output, At: e.At}
 	})
-	if before.Health == nil || before.Health.Status != e.Health {
-		s.emit(replicaEvent(before, "health_status: "+string(e.Health), nil))
+	if before.Health != nil && before.Health.Status == e.Health {
+		return
 	}
+	s.emit(replicaEvent(before, "health_status: "+string(e.Health), nil))
 	if e.Health == wire.HealthUnhealthy && before.RestartUnhealthy {
-		s.mu.Lock()
-		run := r.run
-		s.mu.Unlock()
-		s.spawn(func() { s.restartUnhealthy(r, run) })
+		s.spawn(func() { s.restartUnhealthy(r) })
 	}
 }
 
-// restartUnhealthy restarts a replica, unless its run has ended meanwhile or its
-// user ends it.
-func (s *Supervisor) restartUnhealthy(r *replica, run int) {
-	s.mu.Lock()
-	present := !r.gone && r.run == run && r.stopping == 0 && r.rec.Status == planner.StatusRunning
-	s.mu.Unlock()
-	if !present {
+// restartUnhealthy restarts a replica, unless it is well or ended meanwhile, or
+// its user ends it.
+func (s *Supervisor) restartUnhealthy(r *replica) {
+	if r.op.lock(s.ctx) != nil { // its start may not be over
 		return
 	}
-	rec := s.snapshot(r)
-	s.log.Info("an unhealthy container is restarted", "container", rec.Name)
-	s.warn("restarting an unhealthy container", s.restart(s.ctx, r, -1), "container", rec.Name)
+	r.op.unlock()
+	s.mu.Lock()
+	h := r.rec.Health
+	sick := !r.gone && r.stopping == 0 && r.rec.Status == planner.StatusRunning && h != nil && h.Status == wire.HealthUnhealthy
+	name := r.rec.Name
+	s.mu.Unlock()
+	if sick {
+		s.log.Info("an unhealthy container is restarted", "container", name)
+		s.warn("restarting an unhealthy container", s.restart(s.ctx, r, -1), "container", name)
+	}
 }
 
 // exited records the end of a replica's run. It reports false when that was
