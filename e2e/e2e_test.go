@@ -224,11 +224,11 @@ func condition(name string) (bool, error) {
 func setUp(env *testscript.Env) error {
 	began := time.Now()
 	base := os.Getenv(envBase)
-	home := filepath.Join(env.WorkDir, "home")
-	if err := writeConfig(home); err != nil {
+	h := &home{dir: env.WorkDir}
+	if err := writeConfig(h.stackHome()); err != nil {
 		return err
 	}
-	env.Setenv("STACK_HOME", home)
+	env.Setenv("STACK_HOME", h.stackHome())
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("EXAMPLES", filepath.Join(base, "examples"))
 	env.Setenv("PATH", filepath.Join(base, "bin")+":"+os.Getenv("PATH"))
@@ -240,34 +240,13 @@ func setUp(env *testscript.Env) error {
 		Name() string
 	})
 	env.Defer(func() {
-		stack := func(args ...string) (string, error) {
-			cmd := exec.Command(filepath.Join(base, "bin", "stack"), args...)
-			cmd.Env, cmd.Dir = env.Vars, env.WorkDir
-			out, err := cmd.CombinedOutput()
-			return string(out), err
-		}
-		if t != nil && t.Failed() {
-			for _, args := range [][]string{{"ls", "-a"}, {"system", "logs"}} {
-				out, _ := stack(args...)
-				fmt.Fprintf(os.Stderr, "--- %s: stack %s\n%s\n", t.Name(), strings.Join(args, " "), tail(out, 8000))
-			}
-		}
-		projects, err := stack("ls", "-a", "-q")
-		if err != nil {
-			projects = ""
-		}
-		for _, p := range strings.Fields(projects) {
-			if out, err := stack("-p", p, "down", "-v", "-t", "1", "--remove-orphans"); err != nil {
-				env.T().Log("taking ", p, " down: ", err, "\n", out)
-			}
-		}
-		left := awaitNoProcess(home)
-		for _, p := range left {
-			_ = syscall.Kill(p.pid, syscall.SIGKILL)
-		}
+		h.env = env.Vars
+		name, failed := "", false
 		if t != nil {
-			fmt.Printf("e2e: %s %.1fs\n", t.Name(), time.Since(began).Seconds())
+			name, failed = t.Name(), t.Failed()
 		}
+		left := h.end(failed, func(args ...any) { fmt.Fprintln(os.Stderr, "---", name, fmt.Sprint(args...)) })
+		fmt.Printf("e2e: %s %.1fs\n", name, time.Since(began).Seconds())
 		if len(left) > 0 {
 			env.T().Fatal("processes left behind: ", fmt.Sprint(left))
 		}

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -28,22 +29,43 @@ func newHomeIn(t testing.TB, dir string) *home {
 	t.Helper()
 	base := os.Getenv(envBase)
 	h := &home{t: t, dir: dir}
-	stackHome := filepath.Join(h.dir, "home")
-	if err := writeConfig(stackHome); err != nil {
+	if err := writeConfig(h.stackHome()); err != nil {
 		t.Fatal(err)
 	}
-	h.env = append(os.Environ(), "STACK_HOME="+stackHome, "PATH="+filepath.Join(base, "bin")+":"+os.Getenv("PATH"), "COMPOSE_PROGRESS=plain")
+	h.env = append(os.Environ(), "STACK_HOME="+h.stackHome(), "PATH="+filepath.Join(base, "bin")+":"+os.Getenv("PATH"), "COMPOSE_PROGRESS=plain")
 	t.Cleanup(func() {
-		if t.Failed() {
-			out, _ := h.try("system", "logs")
-			t.Logf("stack system logs:\n%s", tail(out, 20000))
-		}
-		h.takeDown()
-		if left := awaitNoProcess(stackHome); len(left) > 0 {
+		if left := h.end(t.Failed(), t.Log); len(left) > 0 {
 			t.Errorf("processes left behind: %v", left)
 		}
 	})
 	return h
+}
+
+func (h *home) stackHome() string { return filepath.Join(h.dir, "home") }
+
+// end takes all projects down and waits for the end of every process of the
+// home. Those that outlast the wait are returned, and killed.
+func (h *home) end(failed bool, log func(args ...any)) (left []process) {
+	if failed {
+		for _, args := range [][]string{{"ls", "-a"}, {"system", "logs"}} {
+			out, _ := h.try(args...)
+			log("stack ", strings.Join(args, " "), "\n", tail(out, 20000))
+		}
+	}
+	projects, err := h.try("ls", "-a", "-q")
+	if err != nil {
+		log(err) // what is left is found below
+	}
+	for p := range strings.FieldsSeq(projects) {
+		if out, err := h.try("-p", p, "down", "-v", "-t", "1", "--remove-orphans"); err != nil {
+			log("taking ", p, " down: ", err, "\n", out)
+		}
+	}
+	left = awaitNoProcess(h.stackHome())
+	for _, p := range left {
+		_ = syscall.Kill(p.pid, syscall.SIGKILL)
+	}
+	return left
 }
 
 // writeConfig makes a home whose docker.io is the tests' registry.
@@ -53,18 +75,6 @@ func writeConfig(stackHome string) error {
 	}
 	config := fmt.Sprintf("registries:\n  docker.io:\n    mirrors: [\"http://%s\"]\n", os.Getenv(envRegistry))
 	return os.WriteFile(filepath.Join(stackHome, "config", "config.yaml"), []byte(config), 0o600)
-}
-
-func (h *home) takeDown() {
-	projects, err := h.try("ls", "-a", "-q")
-	if err != nil {
-		return // what is left is found below
-	}
-	for p := range strings.FieldsSeq(projects) {
-		if out, err := h.try("-p", p, "down", "-v", "-t", "1", "--remove-orphans"); err != nil {
-			h.t.Logf("taking %s down: %v\n%s", p, err, out)
-		}
-	}
 }
 
 // command is stack with arguments, to be run in the home's directory.
@@ -106,7 +116,7 @@ func (h *home) write(name, content string) {
 // processes of the home whose command line has part in it.
 func (h *home) processes(part string) []process {
 	var found []process
-	for _, p := range processes(filepath.Join(h.dir, "home")) {
+	for _, p := range processes(h.stackHome()) {
 		if strings.Contains(p.command, part) {
 			found = append(found, p)
 		}

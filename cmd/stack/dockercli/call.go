@@ -2,7 +2,6 @@ package dockercli
 
 import (
 	"encoding/json"
-	"errors"
 	"io"
 	"net"
 	"os"
@@ -97,15 +96,14 @@ func Attend(end func()) error {
 	if addr == "" {
 		return nil // docker before version 25
 	}
-	conn, err := net.Dial("unix", addr)
-	if err != nil {
-		return nil // docker has gone, or never listened: as without a socket
+	// Where nobody listens docker has gone or never did: as without a socket.
+	if conn, err := net.Dial("unix", addr); err == nil {
+		go func() {
+			defer conn.Close()
+			if _, err := io.Copy(io.Discard, conn); err == nil {
+				end()
+			}
+		}()
 	}
-	go func() {
-		defer conn.Close()
-		if _, err := io.Copy(io.Discard, conn); err == nil || errors.Is(err, io.EOF) {
-			end()
-		}
-	}()
 	return nil
 }
