@@ -67,10 +67,6 @@ func (a *app) imageStore() (*image.Store, error) {
 // registry finds what the supervisor needs to pull a project's images and
 // cannot find itself: docker's credentials and this environment's proxies.
 func (a *app) registry(p *spec.Project) (api.Registry, error) {
-	_, c, err := a.settings()
-	if err != nil {
-		return api.Registry{}, err
-	}
 	var repos []registry.Repository
 	for _, s := range p.Services {
 		if s.Build && s.Image == "" {
@@ -81,6 +77,15 @@ func (a *app) registry(p *spec.Project) (api.Registry, error) {
 			continue // the pull says so, with the place in the file
 		}
 		repos = append(repos, ref.Repo)
+	}
+	return a.registryOf(repos)
+}
+
+// registryOf is registry for some repositories.
+func (a *app) registryOf(repos []registry.Repository) (api.Registry, error) {
+	_, c, err := a.settings()
+	if err != nil {
+		return api.Registry{}, err
 	}
 	found, err := registry.FindCredentials(context.Background(), authn.DefaultKeychain, c, repos)
 	if err != nil {
