@@ -205,6 +205,7 @@ func TestScripts(t *testing.T) {
 			"faulty":     faulty,
 			"listen":     listen,
 			"udp":        udp,
+			"reboot":     reboot,
 			"archive":    makeArchive,
 			"docker":     dockerEngine,
 		},

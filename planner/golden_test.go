@@ -167,6 +167,8 @@ func run(t *testing.T, desired *spec.Project, s planner.State, command []string)
 		p, err = planner.Down(s, file, "shop", down)
 	case "stop":
 		p, err = planner.StopAll(s, file, "shop", sel)
+	case "autostart": // whatever has exited
+		p, err = planner.Resume(s, "shop", func(r *planner.Replica) bool { return r.Status == planner.StatusExited })
 	case "start":
 		p, err = planner.StartAll(s, file, "shop", sel)
 	case "restart":

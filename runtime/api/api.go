@@ -376,6 +376,13 @@ type Archive struct {
 	Whole      bool   `json:"whole,omitempty"` // export: all files of the root, and nothing that is mounted below it
 }
 
+// Autostarted names the containers that run after the host was started, and those
+// that should and do not.
+type Autostarted struct {
+	Running []string `json:"running,omitempty"`
+	Failed  []string `json:"failed,omitempty"`
+}
+
 // VolumeRef names a volume.
 type VolumeRef struct {
 	Name string `json:"name"`

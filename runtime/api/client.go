@@ -337,6 +337,17 @@ func (c *Client) send(ctx context.Context, path string, v any, tar io.Reader) er
 	return resp.Body.Close()
 }
 
+// Autostart starts what is to run after the host was started.
+func (c *Client) Autostart(ctx context.Context) (Autostarted, error) {
+	return ask[Autostarted](ctx, c, PathAutostart, nil)
+}
+
+// End stops every machine, and the supervisor with them, without recording that
+// a user wanted it: Autostart starts them again.
+func (c *Client) End(ctx context.Context) error {
+	return c.call(ctx, PathEnd, nil, nil)
+}
+
 // CreateVolume makes a volume and returns its name.
 func (c *Client) CreateVolume(ctx context.Context, v VolumeCreate) (string, error) {
 	ref, err := ask[VolumeRef](ctx, c, PathVolumeCreate, v)

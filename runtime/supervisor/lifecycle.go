@@ -950,6 +950,7 @@ func (s *Supervisor) afterAdoption() {
 		all = append(all, r)
 	}
 	s.mu.Unlock()
+	lost := map[string]map[string]bool{} // what policies start again, by project
 	for _, r := range all {
 		rec := s.snapshot(r)
 		s.mu.Lock()
@@ -987,8 +988,14 @@ func (s *Supervisor) afterAdoption() {
 			restart := wantsRestart(&r.rec)
 			s.mu.Unlock()
 			s.persist(r)
-			if restart {
+			switch {
+			case restart && rec.OneOff:
 				s.settleExit(r)
+			case restart:
+				if lost[rec.Project] == nil {
+					lost[rec.Project] = map[string]bool{}
+				}
+				lost[rec.Project][rec.ID] = true
 			}
 		case rec.Status == planner.StatusRestarting, rec.Status == planner.StatusExited && host != nil:
 			s.settleExit(r)
@@ -997,6 +1004,9 @@ func (s *Supervisor) afterAdoption() {
 		case rec.Machine != "" && host == nil:
 			s.update(r, func(rec *state.Replica) { rec.Machine = "" })
 		}
+	}
+	for project, ids := range lost {
+		s.spawn(func() { s.warn("starting what was lost", s.resume(s.ctx, project, ids), "project", project) })
 	}
 }
 

@@ -174,6 +174,11 @@ func (s *Supervisor) handler() http.Handler {
 		}
 		return nothing{}, err
 	}))
+	handle(api.PathAutostart, answer(s.autostart))
+	handle(api.PathEnd, answer(func(ctx context.Context, _ *nothing) (nothing, error) {
+		s.EndAll(ctx)
+		return nothing{}, nil
+	}))
 	handle(api.PathVolumeCreate, answer(s.createVolume))
 	handle(api.PathVolumeRemove, answer(s.deleteVolume))
 	handle(api.PathVolumeExport, s.serveExport)
