@@ -512,6 +512,7 @@ func (d *differ) planService(svc *spec.Service) {
 		s.name = d.name(svc, s.number)
 		needs := d.needs(svc)
 		s.made = d.add(Step{Verb: Create, Noun: ReplicaNoun, Name: s.name, Cause: cause, Service: svc.Name, Number: s.number}, needs...)
+		d.place(s.made, svc)
 		d.slots[svc.Name] = append(d.slots[svc.Name], s)
 	}
 }
@@ -553,8 +554,8 @@ func (d *differ) obsolete(svc *spec.Service, r *Replica, policy RecreatePolicy) 
 	case RecreateForce:
 		return "forced"
 	}
-	for _, ns := range []string{svc.NetworkMode, svc.IPC, svc.PID} {
-		if shared, ok := strings.CutPrefix(ns, "service:"); ok && d.remade[shared] != "" {
+	for _, shared := range tied(svc) {
+		if d.remade[shared] != "" {
 			return fmt.Sprintf("service %q is recreated", shared)
 		}
 	}
@@ -591,8 +592,10 @@ func (d *differ) recreate(svc *spec.Service, r *Replica, name, cause string) *no
 			}
 		}
 	}
+	needs = append(needs, d.emptyMachine(svc, r)...)
 	n := d.replica(Recreate, r, cause, append(needs, d.stops[r.ID])...)
 	n.Name = name
+	d.place(n, svc)
 	if d.opt.RenewAnonymous {
 		n.Discard, n.Destructive = r.Anonymous, len(r.Anonymous) > 0
 	} else {
@@ -618,7 +621,7 @@ func (d *differ) needs(svc *spec.Service) []*node {
 			out = append(out, d.volumes[m.Source])
 		}
 	}
-	return out
+	return append(out, d.hosts(svc)...)
 }
 
 // image returns the pull that a new replica of a service waits for, if any.
@@ -779,7 +782,7 @@ func (d *differ) planStart(svc *spec.Service) {
 			}
 			s.start = d.replica(Start, r, cause, after...)
 		} else {
-			s.made.Boot = true
+			s.made.Boot = !svc.Shared() // else the machine is there, or boots for another
 			s.start = d.add(Step{Verb: Start, Noun: ReplicaNoun, Name: s.name, Cause: "new", Service: s.service, Number: s.number}, after...)
 		}
 		first(s.made, s.start).need(d.released(svc, s)...)
@@ -825,6 +828,10 @@ func (d *differ) released(svc *spec.Service, s *slot) []*node {
 		for _, r := range d.holding[v.Name] {
 			if s.was != nil && s.was.ID == r.ID {
 				continue
+			}
+			holder := d.p.Services[r.Service]
+			if holder != nil && holder.Machine != nil && d.machine(svc, s.name) == d.machine(holder, r.Name) && r.Aspects[machineAspect] == holder.Aspects[machineAspect] {
+				continue // in the same machine
 			}
 			stop := d.stopFirst(r, fmt.Sprintf("volume %s moves to service %q", v.Name, svc.Name))
 			if n := d.leaving[r.ID]; n != nil {
@@ -901,8 +908,8 @@ func (d *differ) planWait() {
 // checkVolumes refuses what two machines would have to write at once.
 func (d *differ) checkVolumes() {
 	type use struct {
-		service, replica string
-		pos              spec.Pos
+		service, replica, machine string
+		pos                       spec.Pos
 	}
 	users := make(map[string][]use, len(d.p.Volumes)) // by name
 	planned := make(map[string]bool, len(d.s.Replicas))
@@ -917,11 +924,11 @@ func (d *differ) checkVolumes() {
 				if m.Type != spec.MountVolume || v == nil {
 					continue
 				}
-				u := users[v.Name]
-				if len(u) > 0 && u[len(u)-1].replica == s.name {
-					continue // mounted twice by one replica
+				in := d.machine(svc, s.name)
+				if slices.ContainsFunc(users[v.Name], func(o use) bool { return o.machine == in }) {
+					continue // one machine may mount it several times
 				}
-				users[v.Name] = append(u, use{name, s.name, m.Pos})
+				users[v.Name] = append(users[v.Name], use{name, s.name, in, m.Pos})
 			}
 		}
 	}
@@ -931,8 +938,9 @@ func (d *differ) checkVolumes() {
 			continue
 		}
 		for _, v := range r.Volumes {
-			if len(users[v]) > 0 {
-				users[v] = append(users[v], use{r.Service, r.Name, spec.Pos{}})
+			in := d.machine(d.p.Services[r.Service], r.Name)
+			if len(users[v]) > 0 && !slices.ContainsFunc(users[v], func(o use) bool { return o.machine == in }) {
+				users[v] = append(users[v], use{r.Service, r.Name, in, spec.Pos{}})
 			}
 		}
 	}
@@ -941,12 +949,12 @@ func (d *differ) checkVolumes() {
 		u := users[v]
 		i := slices.IndexFunc(u, func(o use) bool { return o.service != u[0].service })
 		if i < 0 {
-			d.fault(u[0].pos, "scale it to 1, or give each replica a volume of its own",
+			d.fault(u[0].pos, "scale it to 1, or put its replicas into one machine: x-stack: {machine: NAME}",
 				"volume %s is wanted by %d replicas of service %q, and a volume is a disk of one machine", v, len(u), u[0].service)
 			continue
 		}
 		pos := first(u[i].pos, u[0].pos)
-		d.fault(pos, "volumes cannot be shared yet: give each service its own",
+		d.fault(pos, "give each service its own, or put them into one machine: x-stack: {machine: NAME}",
 			"volume %s is wanted by service %q and service %q (%s), and a volume is a disk of one machine", v, u[0].service, u[i].service, u[i].replica)
 	}
 }

@@ -122,6 +122,9 @@ type Step struct {
 	// Boot tells Create and Recreate to boot the machine as soon as the replica
 	// exists, because a later step starts it: the boot overlaps with waiting.
 	Boot bool `json:"boot,omitempty"`
+	// Machine, of Create and Recreate: the replica, by name, in whose machine it
+	// will live, if not in one of its own.
+	Machine string `json:"machine,omitempty"`
 	// Inherit names the anonymous volumes that a recreated replica takes over,
 	// Discard those that are removed with it.
 	Inherit []string `json:"inherit,omitempty"`

@@ -30,6 +30,9 @@ func (p Plan) String() string {
 		if len(s.After) > 0 {
 			tail = append(tail, "after "+strings.Trim(strings.ReplaceAll(fmt.Sprint(s.After), " ", ", "), "[]"))
 		}
+		if s.Machine != "" {
+			tail = append(tail, "in the machine of "+oneLine(s.Machine))
+		}
 		if s.Destructive {
 			tail = append(tail, "destroys data")
 		}

@@ -96,6 +96,9 @@ func (c *converter) run() {
 	}
 	c.links()
 	c.containerNames()
+	if !c.opt.NamesOnly {
+		c.machines()
+	}
 }
 
 // resolveEnvironments reads env files, one service at a time where something is
@@ -638,6 +641,9 @@ func (c *converter) attachments(s *Service, in types.ServiceConfig) {
 	if len(in.Networks) > 0 {
 		s.Networks = map[string]Attachment{}
 	}
+	if s.NetworkMode == "bridge" {
+		c.bridge(s)
+	}
 	for _, name := range sortedKeys(in.Networks) {
 		at := []string{"services", s.Name, "networks", name}
 		a := Attachment{Pos: c.x.find(at...)}
@@ -666,19 +672,21 @@ func (c *converter) attachments(s *Service, in types.ServiceConfig) {
 			s.Networks[by[0]] = a
 		}
 	}
-	for _, ns := range []struct{ key, value string }{{"network_mode", s.NetworkMode}, {"ipc", s.IPC}, {"pid", s.PID}} {
-		at := []string{"services", s.Name, ns.key}
-		kind, _, _ := strings.Cut(ns.value, ":")
-		switch {
-		case ns.value == "" || ns.value == "private" || ns.value == "none" && ns.key != "pid" || ns.value == "shareable" && ns.key == "ipc":
-		case kind == "service" || kind == "container":
-			c.fault(at, "services cannot share a machine yet", "service %q: %s: %s is not supported", s.Name, ns.key, ns.value)
-		case ns.value == "host":
-			c.fault(at, "every service has a kernel of its own: nothing of the host's is visible in it", "service %q: %s: host is not supported", s.Name, ns.key)
-		default:
-			c.fault(at, "", "service %q: %s: %q is not supported", s.Name, ns.key, ns.value)
-		}
+}
+
+// bridge puts a service on the network that stands for docker's default bridge:
+// one for the project, so that projects stay apart.
+func (c *converter) bridge(s *Service) {
+	const key = "bridge"
+	at := c.x.find("services", s.Name, "network_mode")
+	if _, ok := c.src.Networks[key]; ok {
+		c.faults = append(c.faults, &Error{
+			Pos: at, Err: fmt.Errorf("service %q: network_mode: bridge, and the project has a network of that name", s.Name), Hint: "rename that network",
+		})
+		return
 	}
+	c.out.Networks[key] = &Network{Key: key, Name: c.out.Name + "_" + key, IPv4: true, Pos: at}
+	s.Networks = map[string]Attachment{key: {Pos: at}}
 }
 
 func (c *converter) addr(at []string, service, v string, family func(netip.Addr) bool) netip.Addr {

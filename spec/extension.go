@@ -30,7 +30,6 @@ func (c *converter) serviceExtension(service string, ext map[string]any) Extensi
 			if !ok || s == "" {
 				c.fault(at, "", "service %q: x-stack.machine must be a name", service)
 			}
-			c.fault(at, "services cannot share a machine yet", "service %q: x-stack.machine is not supported", service)
 			e.Machine = s
 		case "host":
 			if v != "deny" && v != "allow" {

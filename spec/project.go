@@ -116,7 +116,10 @@ type Service struct {
 	Configs []FileRef `json:"configs,omitempty"`
 	Secrets []FileRef `json:"secrets,omitempty"`
 
-	NetworkMode string                `json:"networkMode,omitempty"` // "", none, bridge, host, service:X, container:X
+	VolumesFrom []VolumesFrom `json:"volumesFrom,omitempty"` // mounted after its own
+	Machine     *Machine      `json:"machine,omitempty"`     // nil: one of its own for each replica
+
+	NetworkMode string                `json:"networkMode,omitempty"` // "", none, bridge, service:X, container:X
 	Networks    map[string]Attachment `json:"networks,omitempty"`    // by key of Project.Networks
 	IPC         string                `json:"ipc,omitempty"`
 	PID         string                `json:"pid,omitempty"`

@@ -163,7 +163,7 @@ var Rules = slices.Concat([]Rule{
 	{"volumes", Honoured, ""},
 	{"volumes.[].bind.recursive", Ignored, "a bind shows what is mounted below it"},
 	{"volumes.[].volume.labels", Ignored, "label the volume itself"},
-	{"volumes_from", Refused, notYet},
+	{"volumes_from", Honoured, ""},
 	{"working_dir", Honoured, ""},
 }))
 
