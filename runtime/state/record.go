@@ -70,9 +70,11 @@ type Replica struct {
 	// is half made, and that one gone, the volumes inherited are this one's.
 	Replaces string `json:"replaces,omitempty"`
 
-	Machine      string        `json:"machine,omitempty"` // id of the machine that hosts it
-	Guests       string        `json:"guests,omitempty"`  // id of the replica whose machine it shares
-	VCPUs        int           `json:"vcpus,omitempty"`   // what its machine is made with
+	Machine      string        `json:"machine,omitempty"`    // id of the machine that hosts it
+	Guests       string        `json:"guests,omitempty"`     // id of the replica whose machine it shares
+	Group        string        `json:"group,omitempty"`      // of the replicas that live in one machine: PROJECT/SERVICE
+	GroupBinds   []MountUse    `json:"groupBinds,omitempty"` // host folders of the group, which its machine boots with
+	VCPUs        int           `json:"vcpus,omitempty"`      // what its machine is made with
 	MemoryMiB    int           `json:"memoryMiB,omitempty"`
 	ScratchBytes int64         `json:"scratchBytes,omitempty"`
 	Hostname     string        `json:"hostname,omitempty"`
@@ -111,6 +113,7 @@ type MountUse struct {
 	Source    string         `json:"source,omitempty"` // host path or image reference
 	Target    string         `json:"target"`
 	ReadOnly  bool           `json:"readOnly,omitempty"`
+	Subpath   string         `json:"subpath,omitempty"`
 }
 
 // Uses tells whether a replica mounts a volume, running or not.

@@ -623,6 +623,9 @@ func (c *change) create(ctx context.Context, step planner.Step, old *replica) er
 		return &spec.Error{Pos: svc.Keys["image"], Err: fmt.Errorf("service %q: %w", svc.Name, err)}
 	}
 	m := making{project: c.project, service: svc, image: img, name: step.Name, number: step.Number, aliases: true}
+	if err := s.sharing(c.project, svc, &m); err != nil {
+		return err
+	}
 	if old != nil {
 		was := s.snapshot(old)
 		m.replaces = was.ID
@@ -992,13 +995,18 @@ func (s *Supervisor) Run(ctx context.Context, req api.Run, send func(api.Event))
 			return faults[0]
 		}
 		m := making{project: req.Project, service: svc, image: img, name: req.Name, slug: state.NewID(), autoRemove: req.AutoRemove, aliases: req.UseAliases}
+		if err := s.sharing(req.Project, svc, &m); err != nil {
+			return err
+		}
 		if m.name == "" {
 			m.name = fmt.Sprintf("%s-%s-run-%s", req.Project.Name, svc.Name, m.slug[:12])
 		}
 		if held := s.nameHolder(m.name, ""); held != "" {
 			return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("container name %q is already in use by %s", m.name, held), Hint: "give this one another --name, or remove that container"}
 		}
-		m.guests = s.holder(volumes, req.Service)
+		if m.guests == "" {
+			m.guests = s.holder(volumes, req.Service)
+		}
 		r, err := s.makeReplica(ctx, m)
 		if err != nil {
 			return err

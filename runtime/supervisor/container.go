@@ -22,14 +22,40 @@ import (
 	"github.com/stackvm/stack/spec"
 )
 
-// machineSize is what a service's machine is made with; x-stack has the last word.
-func (s *Supervisor) machineSize(svc *spec.Service) (vcpus, memoryMiB int) {
-	r := svc.Resources
-	vcpus, memoryMiB = machine.Size(r.CPUs, r.MemoryBytes, machine.Host{CPUs: goruntime.NumCPU(), MemoryMiB: hostMemoryMiB()})
-	if r.MemoryBytes <= 0 && s.opt.MemoryMiB > 0 {
-		memoryMiB = s.opt.MemoryMiB
+// machineSize is what the machine of a service's replica is made with, for all
+// who live in it; x-stack has the last word.
+func (s *Supervisor) machineSize(p *spec.Project, svc *spec.Service) (vcpus, memoryMiB int) {
+	living := []*spec.Service{svc}
+	if m := svc.Machine; m != nil && m.Host != "" {
+		living = nil
+		for _, name := range m.Services {
+			living = append(living, p.Services[name])
+		}
 	}
-	return cmp.Or(svc.Extension.VCPUs, vcpus), cmp.Or(svc.Extension.MemoryMiB, memoryMiB)
+	var cpus float64
+	var limits int64
+	anyCPUs, anyMemory := false, false // somebody has no limit
+	var asked spec.Extension
+	for _, o := range living {
+		replicas := float64(max(1, o.Scale))
+		cpus, limits = cpus+o.Resources.CPUs*replicas, limits+max(0, o.Resources.MemoryBytes)*int64(replicas)
+		anyCPUs, anyMemory = anyCPUs || o.Resources.CPUs <= 0, anyMemory || o.Resources.MemoryBytes <= 0
+		asked.VCPUs, asked.MemoryMiB = max(asked.VCPUs, o.Extension.VCPUs), max(asked.MemoryMiB, o.Extension.MemoryMiB)
+	}
+	if anyCPUs {
+		cpus = 0
+	}
+	host := machine.Host{CPUs: goruntime.NumCPU(), MemoryMiB: hostMemoryMiB()}
+	vcpus, memoryMiB = machine.Size(cpus, limits, host)
+	if anyMemory {
+		_, base := machine.Size(cpus, 0, host)
+		base = cmp.Or(s.opt.MemoryMiB, base)
+		memoryMiB = base
+		if limits > 0 { // those with a limit, beside the others
+			_, memoryMiB = machine.Size(cpus, limits+int64(base)<<20, host)
+		}
+	}
+	return cmp.Or(asked.VCPUs, vcpus), cmp.Or(asked.MemoryMiB, memoryMiB)
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
@@ -195,8 +221,10 @@ func (s *Supervisor) containerOf(p *spec.Project, svc *spec.Service, img *image.
 			c.Files = append(c.Files, wire.File{Target: ref.Target, Content: content.Content, Mode: ref.Mode, UID: ref.UID, GID: ref.GID, Secret: use.secret})
 		}
 	}
-	c.Mounts, err = s.wireMounts(svc, rec)
-	return c, err
+	if c.Mounts, err = s.wireMounts(svc, rec); err != nil {
+		return c, err
+	}
+	return c, s.joinNamespaces(p, svc, &c)
 }
 
 // hostGateway is the address by which a replica reaches its host.
@@ -234,7 +262,7 @@ func securityOption(c *wire.Container, o string) error {
 
 // mountsOf are what a replica mounts: the service's mounts and the volumes that
 // its image asks for, those of the replica it replaces where they are inherited.
-func mountsOf(p *spec.Project, svc *spec.Service, img image.Config, inherited map[string]string) ([]state.MountUse, error) {
+func mountsOf(p *spec.Project, svc *spec.Service, img image.Config, inherited map[string]string, borrowed []state.MountUse) ([]state.MountUse, error) {
 	var uses []state.MountUse
 	taken := map[string]bool{}
 	anonymous := func(target string) state.MountUse {
@@ -245,12 +273,12 @@ func mountsOf(p *spec.Project, svc *spec.Service, img image.Config, inherited ma
 		return m
 	}
 	for _, m := range svc.Mounts {
-		use := state.MountUse{Type: m.Type, Source: m.Source, Target: path.Clean(m.Target), ReadOnly: m.ReadOnly}
+		use := state.MountUse{Type: m.Type, Source: m.Source, Target: path.Clean(m.Target), ReadOnly: m.ReadOnly, Subpath: m.Subpath}
 		if m.Type == spec.MountVolume {
 			if m.Source == "" {
-				ro := use.ReadOnly
-				use = anonymous(use.Target)
-				use.ReadOnly = ro
+				own := anonymous(use.Target)
+				own.ReadOnly, own.Subpath = use.ReadOnly, use.Subpath
+				use = own
 			} else {
 				v := p.Volumes[m.Source]
 				if v == nil {
@@ -261,6 +289,12 @@ func mountsOf(p *spec.Project, svc *spec.Service, img image.Config, inherited ma
 		}
 		taken[use.Target] = true
 		uses = append(uses, use)
+	}
+	for _, use := range borrowed {
+		if !taken[use.Target] {
+			taken[use.Target] = true
+			uses = append(uses, use)
+		}
 	}
 	for _, target := range img.Volumes {
 		if target = path.Clean(target); !taken[target] {
@@ -274,11 +308,11 @@ func mountsOf(p *spec.Project, svc *spec.Service, img image.Config, inherited ma
 func (s *Supervisor) wireMounts(svc *spec.Service, rec *state.Replica) ([]wire.Mount, error) {
 	var out []wire.Mount
 	for i, use := range rec.Mounts {
-		var m spec.Mount // an image's volume has none
+		var m spec.Mount // what is borrowed, and an image's volume, have none
 		if i < len(svc.Mounts) {
 			m = svc.Mounts[i]
 		}
-		w := wire.Mount{Target: use.Target, ReadOnly: use.ReadOnly, Subpath: m.Subpath}
+		w := wire.Mount{Target: use.Target, ReadOnly: use.ReadOnly, Subpath: use.Subpath}
 		switch use.Type {
 		case spec.MountVolume:
 			w.Kind, w.Source, w.NoCopy = wire.MountVolume, volumeSerial(use.Volume), m.NoCopy
@@ -379,7 +413,7 @@ func (s *Supervisor) newRecord(p *spec.Project, svc *spec.Service, img *image.Im
 		rec.Ports = append(rec.Ports, state.PublishSpec{Port: port, Service: svc.Name})
 	}
 	rec.Exposed = exposed(svc, img.Config)
-	rec.VCPUs, rec.MemoryMiB = s.machineSize(svc)
+	rec.VCPUs, rec.MemoryMiB = s.machineSize(p, svc)
 	return rec, nil
 }
 

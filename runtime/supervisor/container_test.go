@@ -88,7 +88,7 @@ func TestMountsOf(t *testing.T) {
 		{Type: spec.MountVolume, Target: "/anon"},
 	}}
 	img := image.Config{Volumes: []string{"/var/lib", "/cache"}}
-	got, err := mountsOf(p, svc, img, map[string]string{"/cache": "old"})
+	got, err := mountsOf(p, svc, img, map[string]string{"/cache": "old"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -58,8 +58,17 @@ func (s *Supervisor) makeReplica(ctx context.Context, m making) (_ *replica, err
 	if m.replaces != "" {
 		rec.Labels[label+"replace"] = m.replaces
 	}
-	if rec.Mounts, err = mountsOf(m.project, m.service, m.image.Config, m.inherited); err != nil {
+	borrowed, err := s.borrowed(m.project, m.service)
+	if err != nil {
 		return nil, err
+	}
+	if rec.Mounts, err = mountsOf(m.project, m.service, m.image.Config, m.inherited, borrowed); err != nil {
+		return nil, err
+	}
+	if m.slug == "" {
+		if rec.Group = s.groupOf(m.project, m.service, m.number); rec.Group != "" {
+			rec.GroupBinds = groupBinds(m.project, m.service)
+		}
 	}
 	r, err := s.pin(rec)
 	if err != nil {
@@ -70,15 +79,16 @@ func (s *Supervisor) makeReplica(ctx context.Context, m making) (_ *replica, err
 			s.forget(r, m.inherited)
 		}
 	}()
-	for i, mount := range m.service.Mounts {
-		if mount.Type == spec.MountBind && mount.CreateHostPath {
-			// What is there may be a file.
-			if _, err := os.Stat(rec.Mounts[i].Source); !errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-			if err := os.MkdirAll(rec.Mounts[i].Source, 0o755); err != nil {
-				return nil, &spec.Error{Pos: mount.Pos, Err: fmt.Errorf("service %q: bind source: %w", m.service.Name, err)}
-			}
+	makers := []*spec.Service{m.service}
+	if rec.Group != "" {
+		makers = nil
+		for _, name := range m.service.Machine.Services {
+			makers = append(makers, m.project.Services[name])
+		}
+	}
+	for _, svc := range makers {
+		if err := makeBindSources(svc); err != nil {
+			return nil, err
 		}
 	}
 	for _, use := range rec.Mounts {
@@ -111,6 +121,24 @@ func (s *Supervisor) makeReplica(ctx context.Context, m making) (_ *replica, err
 	s.update(r, func(rec *state.Replica) { rec.Phase = state.Made })
 	s.emit(replicaEvent(rec, "create", nil))
 	return r, nil
+}
+
+// makeBindSources makes the host folders that a service binds and that are not
+// there.
+func makeBindSources(svc *spec.Service) error {
+	for _, mount := range svc.Mounts {
+		if mount.Type != spec.MountBind || !mount.CreateHostPath {
+			continue
+		}
+		// What is there may be a file.
+		if _, err := os.Stat(mount.Source); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := os.MkdirAll(mount.Source, 0o755); err != nil {
+			return &spec.Error{Pos: mount.Pos, Err: fmt.Errorf("service %q: bind source: %w", svc.Name, err)}
+		}
+	}
+	return nil
 }
 
 // forget removes a replica that has no machine, with everything of its own.
@@ -199,22 +227,41 @@ func (s *Supervisor) place(ctx context.Context, r *replica) error {
 			return err
 		}
 	}
-	if rec.Guests != "" {
+	switch {
+	case rec.Guests != "":
 		return s.join(ctx, r, rec.Guests)
+	case rec.Group != "":
+		return s.placeInGroup(ctx, r, rec.Group)
 	}
 	return s.boot(ctx, r)
 }
 
-// join makes a replica's container in the machine of another.
-func (s *Supervisor) join(ctx context.Context, r *replica, of string) (err error) {
+// join makes a replica's container in the machine of another, which must run.
+func (s *Supervisor) join(ctx context.Context, r *replica, of string) error {
 	s.mu.Lock()
 	var h *hosted
 	if o := s.replicas[of]; o != nil && isUp(o.rec.Status) {
 		h = o.host
 	}
-	if h == nil || h.client.Load() == nil {
+	s.mu.Unlock()
+	if h == nil {
+		return fmt.Errorf("container %s: %w", s.snapshot(r).Name, errLeaving)
+	}
+	return s.moveIn(ctx, r, h)
+}
+
+// moveIn makes a replica's container in a machine that runs.
+func (s *Supervisor) moveIn(ctx context.Context, r *replica, h *hosted) (err error) {
+	h.members.Lock()
+	defer h.members.Unlock()
+	s.mu.Lock()
+	if h.client.Load() == nil && h.leaving == nil {
 		s.mu.Unlock()
-		return fmt.Errorf("container %s: the machine it shares no longer runs", r.rec.Name)
+		return fmt.Errorf("container %s: the agent of the machine it shares does not answer", s.snapshot(r).Name)
+	}
+	if h.leaving != nil || h.hasDied() {
+		s.mu.Unlock()
+		return fmt.Errorf("container %s: %w", s.snapshot(r).Name, errLeaving)
 	}
 	h.replicas = append(h.replicas, r)
 	h.rec.Replicas = append(slices.Clone(h.rec.Replicas), r.rec.ID)
@@ -223,7 +270,7 @@ func (s *Supervisor) join(ctx context.Context, r *replica, of string) (err error
 	s.mu.Lock()
 	r.host = h
 	s.mu.Unlock()
-	var added []string
+	added := []string{} // of it, not yet anything
 	defer func() {
 		if err != nil {
 			s.leaveMachine(context.WithoutCancel(ctx), h, r, added)
@@ -234,23 +281,7 @@ func (s *Supervisor) join(ctx context.Context, r *replica, of string) (err error
 	}
 	s.update(r, func(rec *state.Replica) { rec.Machine, rec.Endpoints = h.id, endpoints })
 	rec := s.snapshot(r)
-	shared := map[string]bool{}
-	s.mu.Lock()
-	for _, o := range h.replicas {
-		if o == r {
-			continue
-		}
-		shared[imageSerial(o.rec.ImageID)] = true
-		for _, m := range o.rec.Mounts {
-			if m.Type == spec.MountVolume {
-				shared[volumeSerial(m.Volume)] = true
-			}
-			if m.Type == spec.MountBind {
-				shared[bindShare(m)] = true
-			}
-		}
-	}
-	s.mu.Unlock()
+	shared := s.othersIn(h, r)
 	own := clone(rec)
 	own.Mounts = slices.DeleteFunc(slices.Clone(rec.Mounts), func(m state.MountUse) bool {
 		return m.Type == spec.MountVolume && shared[volumeSerial(m.Volume)]
@@ -300,24 +331,10 @@ func (s *Supervisor) leaveMachine(ctx context.Context, h *hosted, r *replica, di
 		}
 	}
 	if disks == nil {
-		shared := map[string]bool{}
-		s.mu.Lock()
-		for _, o := range h.replicas {
-			if o != r {
-				shared[imageSerial(o.rec.ImageID)] = true
-				for _, m := range o.rec.Mounts {
-					shared[volumeSerial(m.Volume)] = shared[volumeSerial(m.Volume)] || m.Type == spec.MountVolume
-				}
-			}
-		}
-		s.mu.Unlock()
-		disks = append(disks, scratchSerial(rec.ID))
-		if i := imageSerial(rec.ImageID); !shared[i] {
-			disks = append(disks, i)
-		}
-		for _, m := range rec.Mounts {
-			if v := volumeSerial(m.Volume); m.Type == spec.MountVolume && !shared[v] && !slices.Contains(disks, v) {
-				disks = append(disks, v)
+		shared := s.othersIn(h, r)
+		for _, serial := range sortedKeys(s.serials(rec)) {
+			if !shared[serial] {
+				disks = append(disks, serial)
 			}
 		}
 	}
@@ -854,7 +871,6 @@ func (s *Supervisor) restartInside(ctx context.Context, r *replica, timeout int)
 func (s *Supervisor) endHost(ctx context.Context, r *replica, h *hosted, grace time.Duration) error {
 	s.flush(r) // once its machine is gone, nobody else could tell how it ended
 	s.mu.Lock()
-	others := len(h.replicas) > 1
 	rec := clone(&r.rec)
 	full := h.full
 	s.mu.Unlock()
@@ -871,31 +887,37 @@ func (s *Supervisor) endHost(ctx context.Context, r *replica, h *hosted, grace t
 	if grace < 0 {
 		limit = 1 << 62
 	}
-	if others {
-		if isUp(rec.Status) {
-			bounded, cancel := context.WithTimeout(ctx, limit)
-			exit, err := h.client.Load().Stop(bounded, wire.Stop{ID: rec.ID, Grace: grace})
-			cancel()
-			if err != nil {
-				return fmt.Errorf("stopping container %s: %w", rec.Name, err)
-			}
-			s.exited(h, r, exit, "")
+	if !s.lastIn(h) && isUp(rec.Status) {
+		bounded, cancel := context.WithTimeout(ctx, limit)
+		exit, err := h.client.Load().Stop(bounded, wire.Stop{ID: rec.ID, Grace: grace})
+		cancel()
+		if err != nil {
+			return fmt.Errorf("stopping container %s: %w", rec.Name, err)
 		}
+		s.exited(h, r, exit, "")
+	}
+	h.members.Lock() // several may leave at once, and one of them is the last
+	if !s.lastIn(h) {
 		s.leaveMachine(ctx, h, r, nil)
+		h.members.Unlock()
 		return nil
+	}
+	heard, first := s.leaves(h)
+	h.members.Unlock()
+	if !first {
+		return s.waitEnded(ctx, h, 0)
 	}
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	farewell, err := s.shutDown(bounded, h, grace)
-	if err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if !h.hasDied() {
-			s.warn("a machine did not say farewell", err, "machine", h.rec.Name)
-			s.kill(h)
-			return nil
-		}
+	farewell, err := s.shutDown(bounded, h, heard, grace)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil && !h.hasDied():
+		s.warn("a machine did not say farewell", err, "machine", h.rec.Name)
+		s.kill(h)
+		return nil
+	case err != nil:
 		return s.waitEnded(ctx, h, 0)
 	}
 	if exit, ok := farewell.Containers[rec.ID]; ok {
@@ -904,14 +926,39 @@ func (s *Supervisor) endHost(ctx context.Context, r *replica, h *hosted, grace t
 	return s.waitEnded(ctx, h, farewellTimeout)
 }
 
-// shutDown asks a machine to end and hears its farewell.
-func (s *Supervisor) shutDown(ctx context.Context, h *hosted, grace time.Duration) (wire.Farewell, error) {
-	// The machine may be gone before its farewell is read: who clears up waits.
-	heard := make(chan struct{})
-	defer close(heard)
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// lastIn tells whether a machine hosts no more than one replica.
+func (s *Supervisor) lastIn(h *hosted) bool {
 	s.mu.Lock()
-	h.leaving = heard
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	return len(h.replicas) <= 1
+}
+
+// leaves marks a machine as about to end: nobody enters any more. It returns what
+// to close once its farewell is read, or could not be; first is false when it is
+// being ended already.
+func (s *Supervisor) leaves(h *hosted) (heard chan struct{}, first bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h.leaving != nil && (h.farewell != nil || !closed(h.leaving)) { // else that was given up
+		return nil, false
+	}
+	// The machine may be gone before its farewell is read: who clears up waits.
+	h.leaving = make(chan struct{})
+	return h.leaving, true
+}
+
+// shutDown asks a machine to end and hears its farewell; heard is from leaves.
+func (s *Supervisor) shutDown(ctx context.Context, h *hosted, heard chan<- struct{}, grace time.Duration) (wire.Farewell, error) {
+	defer close(heard)
 	farewell, err := h.client.Load().Shutdown(ctx, wire.Shutdown{Grace: grace})
 	if err == nil {
 		s.mu.Lock()

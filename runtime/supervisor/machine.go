@@ -58,7 +58,8 @@ type hosted struct {
 	died    chan struct{} // closed when its process has ended
 	ended   chan struct{} // closed when all that was its is cleared up
 
-	save sync.Mutex // one write of the record at a time
+	save    sync.Mutex // one write of the record at a time
+	members sync.Mutex // one replica at a time enters or leaves; taken before Supervisor.mu
 
 	// Guarded by Supervisor.mu; maps and slices in rec are replaced, not changed.
 	rec      state.Machine
@@ -286,7 +287,7 @@ func (s *Supervisor) volumeBusy(rec *state.Replica, name string, cause error) er
 func (s *Supervisor) shares(rec *state.Replica) []share.Share {
 	var shares []share.Share
 	seen := map[string]bool{}
-	for _, m := range rec.Mounts {
+	for _, m := range slices.Concat(rec.Mounts, rec.GroupBinds) {
 		if name := bindShare(m); m.Type == spec.MountBind && !seen[name] {
 			seen[name] = true
 			shares = append(shares, share.Share{Name: name, Path: m.Source, ReadOnly: m.ReadOnly})
@@ -466,14 +467,7 @@ func (s *Supervisor) silent(h *hosted, cause error) {
 	}
 }
 
-func (h *hosted) hasDied() bool {
-	select {
-	case <-h.died:
-		return true
-	default:
-		return false
-	}
-}
+func (h *hosted) hasDied() bool { return closed(h.died) }
 
 // explain adds the kernel's last lines to the error of a machine that ended or
 // never answered.

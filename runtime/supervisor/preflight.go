@@ -58,7 +58,7 @@ func (c *change) resolveImages(ctx context.Context, plan planner.Plan) []error {
 // before: ports, host folders, what machines boot. It returns every fault there
 // is, and warnings.
 func (s *Supervisor) preflight(p *spec.Project, plan planner.Plan) (warnings []string, faults []error) {
-	making, starting := map[string]bool{}, map[string]bool{}
+	made, starting := map[string]bool{}, map[string]bool{}
 	leaving := map[string]bool{} // replicas whose ports are free by then
 	for _, step := range plan.Steps {
 		if step.Noun != planner.ReplicaNoun {
@@ -66,7 +66,7 @@ func (s *Supervisor) preflight(p *spec.Project, plan planner.Plan) (warnings []s
 		}
 		switch step.Verb {
 		case planner.Create, planner.Recreate:
-			making[step.Service] = true
+			made[step.Service] = true
 		case planner.Start, planner.Restart:
 			starting[step.Service] = true
 		}
@@ -74,7 +74,7 @@ func (s *Supervisor) preflight(p *spec.Project, plan planner.Plan) (warnings []s
 			leaving[step.Replica] = true
 		}
 	}
-	if len(making)+len(starting) == 0 {
+	if len(made)+len(starting) == 0 {
 		return nil, nil
 	}
 	if _, err := s.opt.Guest(); err != nil {
@@ -101,10 +101,13 @@ func (s *Supervisor) preflight(p *spec.Project, plan planner.Plan) (warnings []s
 	wanted := map[socket]*spec.Service{}
 	for _, name := range sortedKeys(p.Services) {
 		svc := p.Services[name]
-		if making[name] {
+		if made[name] {
 			faults = append(faults, checkMounts(svc)...)
+			if err := s.sharing(p, svc, &making{}); err != nil {
+				faults = append(faults, err)
+			}
 		}
-		if !making[name] && !starting[name] {
+		if !made[name] && !starting[name] {
 			continue
 		}
 		for _, port := range svc.Ports {

@@ -150,6 +150,7 @@ type Supervisor struct {
 	closing  bool
 	replicas map[string]*replica
 	hosts    map[string]*hosted
+	groups   map[string]opLock // of replicas that share a machine
 	networks map[string]*virtual
 	changed  chan struct{} // closed at the next change of any replica
 	requests int
@@ -180,7 +181,7 @@ func New(opt Options) (*Supervisor, error) {
 	}
 	s := &Supervisor{
 		opt: opt, log: opt.Log, started: time.Now(),
-		replicas: map[string]*replica{}, hosts: map[string]*hosted{}, networks: map[string]*virtual{},
+		replicas: map[string]*replica{}, hosts: map[string]*hosted{}, groups: map[string]opLock{}, networks: map[string]*virtual{},
 		changed: make(chan struct{}), done: make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())

@@ -271,7 +271,8 @@ func (s *Supervisor) bootVolume(ctx context.Context, v *volume.Volume, what stri
 func (s *Supervisor) endVolume(h *hosted, name string) error {
 	ctx, cancel := context.WithTimeout(s.ctx, farewellTimeout)
 	defer cancel()
-	farewell, err := s.shutDown(ctx, h, 0)
+	heard, _ := s.leaves(h) // nobody else ends it
+	farewell, err := s.shutDown(ctx, h, heard, 0)
 	if err != nil {
 		s.kill(h)
 		return fmt.Errorf("volume %s: ending the machine that had it: %w", name, err)
