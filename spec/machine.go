@@ -236,8 +236,12 @@ func (c *converter) sharedNetwork(s *Service) {
 		key string
 		set bool
 	}{
-		{"ports", len(in.Ports) > 0}, {"hostname", in.Hostname != ""}, {"links", len(in.Links) > 0}, {"dns", len(in.DNS) > 0},
-		{"extra_hosts", len(in.ExtraHosts) > 0}, {"mac_address", in.MacAddress != ""},
+		{"ports", len(in.Ports) > 0},
+		{"hostname", in.Hostname != ""},
+		{"links", len(in.Links) > 0},
+		{"dns", len(in.DNS) > 0},
+		{"extra_hosts", len(in.ExtraHosts) > 0},
+		{"mac_address", in.MacAddress != ""},
 	} {
 		if bad.set {
 			c.ignored([]string{"services", s.Name, bad.key}, bad.key, "the network is that of "+s.NetworkMode+", set it there")
