@@ -42,7 +42,17 @@ func (a *app) down() *cobra.Command {
 		RunE: interruptible(func(ctx context.Context, services []string) error {
 			o.Services, o.Timeout = services, timeout.value()
 			// -v is the user's word that the volumes go.
-			return a.change(ctx, nil, api.Apply{Command: api.Down, Down: o, Confirm: api.ConfirmAll})
+			p, name, c, err := a.reach(ctx, nil)
+			if err != nil {
+				return err
+			}
+			change := api.Apply{Command: api.Down, Name: name, Project: p, Down: o, Confirm: api.ConfirmAll}
+			return a.apply(ctx, c, change, func(e api.Event) bool {
+				if e.Kind == api.EventPlan && e.Plan.Empty() {
+					fmt.Fprintf(a.err, "Warning: No resource found to remove for project %q.\n", name)
+				}
+				return true
+			})
 		}),
 	}
 	f := c.Flags()

@@ -33,7 +33,7 @@ func (a *app) logs() *cobra.Command {
 			if q.Until, err = parseTime(until, now); err != nil {
 				return fmt.Errorf("--until: %w", err)
 			}
-			p, name, err := a.projectOrName(ctx, nil)
+			_, name, err := a.projectOrName(ctx, nil)
 			if err != nil {
 				return err
 			}
@@ -44,7 +44,7 @@ func (a *app) logs() *cobra.Command {
 			q.Select = api.Select{Project: name, Services: services, Index: index}
 			var names []string
 			for _, r := range replicas {
-				names = append(names, displayName(p, r.Name))
+				names = append(names, displayName(name, r.Name))
 			}
 			slices.Sort(names)
 			// All goes to standard output, as with docker compose: scripts pipe it.
@@ -57,7 +57,7 @@ func (a *app) logs() *cobra.Command {
 				}
 				if e.Mark != nil {
 					if follow && e.Mark.Exited {
-						printer.Note(displayName(p, e.Replica), fmt.Sprintf("exited with code %d", e.Mark.ExitCode))
+						printer.Note(displayName(name, e.Replica), fmt.Sprintf("exited with code %d", e.Mark.ExitCode))
 					}
 					continue
 				}
@@ -65,7 +65,7 @@ func (a *app) logs() *cobra.Command {
 				if timestamps {
 					stamp = e.Time.UTC().Format(time.RFC3339Nano)
 				}
-				printer.Print(displayName(p, e.Replica), e.Stream == "stderr", stamp, []byte(e.Log))
+				printer.Print(displayName(name, e.Replica), e.Stream == "stderr", stamp, []byte(e.Log))
 			}
 			return nil
 		}),

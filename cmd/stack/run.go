@@ -73,7 +73,7 @@ func (a *app) run() *cobra.Command {
 	f.BoolVar(&build, "build", false, "build the image first (not supported yet)")
 	f.StringSliceVar(&o.CapAdd, "cap-add", nil, "add Linux `capabilities`")
 	f.StringSliceVar(&o.CapDrop, "cap-drop", nil, "drop Linux `capabilities`")
-	f.BoolVarP(&flags.detach, "detach", "d", false, "run the container in the background and print its name")
+	f.BoolVarP(&flags.detach, "detach", "d", false, "run the container in the background and print its id")
 	f.StringVar(&o.Entrypoint, "entrypoint", "", "override the entrypoint of the image")
 	f.StringArrayVarP(&o.Environment, "env", "e", nil, "set an environment variable (`KEY=VALUE`, or KEY to pass it on)")
 	f.StringArrayVar(&o.EnvFiles, "env-from-file", nil, "set environment variables from a `file`")
@@ -152,7 +152,7 @@ func (a *app) runOneOff(ctx context.Context, r api.Run, o spec.OneOff, flags run
 		if err := c.StartReplica(ctx, api.Select{Replica: ref.ID}); err != nil {
 			return err
 		}
-		fmt.Fprintln(a.out, ref.Name)
+		fmt.Fprintln(a.out, ref.ID)
 		return nil
 	}
 	end, err := a.runAttached(ctx, c, ref, o, keys)

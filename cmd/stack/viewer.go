@@ -75,7 +75,7 @@ func (v *viewer) names(ctx context.Context) []string {
 	if err == nil && len(v.attached) > 0 { // an error is shown when the logs are asked for
 		for _, r := range replicas {
 			if runs(r.Status) || v.live[r.Name] {
-				names = append(names, displayName(v.project, r.Name))
+				names = append(names, displayName(v.project.Name, r.Name))
 			}
 		}
 	}
@@ -142,7 +142,7 @@ func (v *viewer) show(ctx context.Context) error {
 }
 
 func (v *viewer) print(p *render.LogPrinter, e api.LogEntry) {
-	name := displayName(v.project, e.Replica)
+	name := displayName(v.project.Name, e.Replica)
 	shown := slices.Contains(v.attached, e.Service)
 	if e.Mark == nil {
 		if !shown {
@@ -211,9 +211,6 @@ func (v *viewer) status(ctx context.Context) error {
 
 // displayName is a replica's name as compose shows it with logs: without the
 // project, unless the service names its container itself.
-func displayName(p *spec.Project, replica string) string {
-	if p == nil {
-		return replica
-	}
-	return strings.TrimPrefix(strings.TrimPrefix(replica, p.Name+"-"), p.Name+"_")
+func displayName(project, replica string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(replica, project+"-"), project+"_")
 }
