@@ -131,6 +131,10 @@ func run(t *testing.T, desired *spec.Project, s planner.State, command []string)
 			opt.RenewAnonymous = true
 		case "--recreate-volumes":
 			opt.RecreateVolumes = true
+		case "--keep-volume":
+			opt.KeepVolumes = append(opt.KeepVolumes, next())
+		case "--ignore-orphans":
+			opt.IgnoreOrphans = true
 		case "--no-deps":
 			opt.NoDeps = true
 		case "--no-start":

@@ -27,13 +27,14 @@ type viewer struct {
 
 	abort chan struct{} // closed at the end of a container that is to end all
 
-	mu      sync.Mutex      // guards what follows
-	live    map[string]bool // watched replicas that run or will be started, or whose end has not been read
-	aborted bool
-	first   int            // status of the container that ended all
-	codes   map[string]int // by service: status of the first of its containers that ended
-	done    bool           // the change is over: live only shrinks
-	finish  context.CancelFunc
+	mu       sync.Mutex      // guards what follows
+	starting []string        // attached replicas that the change starts
+	live     map[string]bool // watched replicas that run or will be started, or whose end has not been read
+	aborted  bool
+	first    int            // status of the container that ended all
+	codes    map[string]int // by service: status of the first of its containers that ended
+	done     bool           // the change is over: live only shrinks
+	finish   context.CancelFunc
 }
 
 func newViewer(a *app, c *api.Client, p *spec.Project, u *upFlags, began time.Time) (*viewer, error) {
@@ -55,8 +56,14 @@ func (v *viewer) expect(plan *planner.Plan) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, s := range plan.Steps {
-		if s.Noun == planner.ReplicaNoun && s.Verb == planner.Start && slices.Contains(v.watched, s.Service) {
+		if s.Noun != planner.ReplicaNoun || s.Verb != planner.Start {
+			continue
+		}
+		if slices.Contains(v.watched, s.Service) {
 			v.live[s.Name] = true
+		}
+		if slices.Contains(v.attached, s.Service) {
+			v.starting = append(v.starting, s.Name)
 		}
 	}
 }
@@ -68,19 +75,22 @@ func runs(s planner.Status) bool {
 
 // names are the attached replicas that run or will, as they are shown, sorted.
 func (v *viewer) names(ctx context.Context) []string {
-	var names []string
 	replicas, err := v.client.Replicas(ctx, api.Select{Project: v.project.Name, Services: v.attached})
 	v.mu.Lock()
-	defer v.mu.Unlock()
+	names := slices.Clone(v.starting)
+	v.mu.Unlock()
 	if err == nil && len(v.attached) > 0 { // an error is shown when the logs are asked for
 		for _, r := range replicas {
-			if runs(r.Status) || v.live[r.Name] {
-				names = append(names, displayName(v.project.Name, r.Name))
+			if runs(r.Status) {
+				names = append(names, r.Name)
 			}
 		}
 	}
+	for i, n := range names {
+		names[i] = displayName(v.project.Name, n)
+	}
 	slices.Sort(names)
-	return names
+	return slices.Compact(names)
 }
 
 // settled says that the change is over: what runs now is all there will be. What
