@@ -15,7 +15,8 @@ import (
 var dryRuns = map[string]bool{
 	"up": true, "create": true, "scale": true, "down": true, "start": true, "stop": true, "restart": true, "rm": true, "pull": true,
 	"config": true, "events": true, "images": true, "logs": true, "ls": true, "plan": true, "port": true, "ps": true, "stats": true,
-	"top": true, "version": true, "volumes": true, "wait": true,
+	"top": true, "version": true, "volumes": true, "wait": true, "inspect": true, "doctor": true, "help": true,
+	"kill": true, "pause": true, "unpause": true, "run": true, "exec": true, "volume ls": true, "volume inspect": true,
 }
 
 // toChange connects to the supervisor for a change. A dry run starts none: it
@@ -75,4 +76,30 @@ func (a *app) rehearse(ctx context.Context, c *api.Client, change api.Apply) err
 		p.On(e)
 	}
 	return nil
+}
+
+// rehearseOne shows what would be done to one container.
+func (a *app) rehearseOne(command, container, doing, done string) error {
+	p, err := a.newProgress(command, true)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	p.On(render.Event{ID: "Container " + container, Status: render.Working, Text: doing})
+	p.On(render.Event{ID: "Container " + container, Status: render.Done, Text: done})
+	return nil
+}
+
+// standing are the replicas that a command would act on, by their status.
+func standing(ctx context.Context, c *api.Client, sel api.Select, acts func(planner.Status) bool) (refs []api.ReplicaRef, err error) {
+	if c == nil {
+		return nil, nil
+	}
+	replicas, err := c.Replicas(ctx, sel)
+	for _, r := range replicas {
+		if acts(r.Status) {
+			refs = append(refs, api.ReplicaRef{ID: r.ID, Name: r.Name})
+		}
+	}
+	return refs, err
 }

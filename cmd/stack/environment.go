@@ -62,8 +62,12 @@ func (a *app) settle(cmd *cobra.Command) error {
 			return fmt.Errorf("COMPOSE_PARALLEL_LIMIT must be an integer (found: %q)", limit)
 		}
 	}
-	if a.dryRun && !dryRuns[cmd.Name()] {
-		return fmt.Errorf("stack %s has no --dry-run", cmd.Name())
+	name := cmd.Name()
+	if parent := cmd.Parent(); parent != nil && parent.HasParent() {
+		name = parent.Name() + " " + name
+	}
+	if a.dryRun && cmd.HasParent() && !dryRuns[name] {
+		return fmt.Errorf("stack %s has no --dry-run", name)
 	}
 	if f := cmd.Flags().Lookup("remove-orphans"); f != nil && !f.Changed && a.envBool("COMPOSE_REMOVE_ORPHANS") {
 		// As the flag's default would: Changed stays for what the user typed.

@@ -42,6 +42,9 @@ func (a *app) exec() *cobra.Command {
 		if e.TTY {
 			e.Size = windowSize(a.out)
 		}
+		if a.dryRun {
+			return a.rehearseOne("exec", r.Name, "Executing", "Executed")
+		}
 		c, err := a.connect(ctx)
 		if err != nil {
 			return err

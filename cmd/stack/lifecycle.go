@@ -183,7 +183,10 @@ func (a *app) kill() *cobra.Command {
 			}
 			var killed []api.ReplicaRef
 			c, err := a.dial(ctx)
-			if err == nil {
+			switch {
+			case err == nil && a.dryRun:
+				killed, err = standing(ctx, c, api.Select{Project: name, Services: services, OneOff: true}, runs)
+			case err == nil:
 				killed, err = c.Kill(ctx, api.Kill{Select: api.Select{Project: name, Services: services, OneOff: true}, Signal: sig})
 			}
 			if err != nil && !errors.Is(err, api.ErrNoSupervisor) {
@@ -193,7 +196,7 @@ func (a *app) kill() *cobra.Command {
 				fmt.Fprintln(a.err, "No container to kill")
 				return nil
 			}
-			progress, err := a.newProgress("kill", false)
+			progress, err := a.newProgress("kill", a.dryRun)
 			if err != nil {
 				return err
 			}

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stackvm/stack/cmd/stack/render"
+	"github.com/stackvm/stack/planner"
 	"github.com/stackvm/stack/runtime/api"
 )
 
@@ -34,8 +35,17 @@ func (a *app) setPaused(ctx context.Context, services []string, resume bool, don
 	if err != nil {
 		return err
 	}
-	replicas, failed := c.Pause(ctx, api.Pause{Select: api.Select{Project: name, Services: services}, Resume: resume})
-	p, err := a.newProgress("pause", false)
+	sel := api.Select{Project: name, Services: services}
+	var replicas []api.ReplicaRef
+	var failed error
+	if a.dryRun {
+		replicas, failed = standing(ctx, c, sel, func(s planner.Status) bool {
+			return resume && s == planner.StatusPaused || !resume && s == planner.StatusRunning
+		})
+	} else {
+		replicas, failed = c.Pause(ctx, api.Pause{Select: sel, Resume: resume})
+	}
+	p, err := a.newProgress("pause", a.dryRun)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"github.com/stackvm/stack/guest/wire"
 	"github.com/stackvm/stack/planner"
 	"github.com/stackvm/stack/runtime/api"
+	"github.com/stackvm/stack/runtime/state"
 	"github.com/stackvm/stack/spec"
 )
 
@@ -123,14 +125,16 @@ func (a *app) runOneOff(ctx context.Context, r api.Run, o spec.OneOff, flags run
 	if r.Project, r.Set, err = p.OneOff(r.Service, o); err != nil {
 		return err
 	}
-	if r.Registry, err = a.registry(p); err != nil {
-		return err
+	if !a.dryRun {
+		if r.Registry, err = a.registry(p); err != nil {
+			return err
+		}
 	}
 	keys, err := detachKeys("")
 	if err != nil {
 		return err
 	}
-	c, err := a.connect(ctx)
+	c, err := a.toChange(ctx)
 	if err != nil {
 		return err
 	}
@@ -143,6 +147,9 @@ func (a *app) runOneOff(ctx context.Context, r api.Run, o spec.OneOff, flags run
 		if err := a.runDependencies(ctx, c, p, r, flags); err != nil {
 			return err
 		}
+	}
+	if a.dryRun {
+		return a.rehearseOne("run", cmp.Or(r.Name, p.Name+"-"+r.Service+"-run-"+state.NewID()[:12]), "Creating", "Created")
 	}
 	ref, err := a.makeOneOff(ctx, c, r, quietly(flags.quietPull))
 	if err != nil {
