@@ -239,8 +239,40 @@ func (c *converter) service(name string, in types.ServiceConfig) {
 	for i, v := range in.SecurityOpt {
 		c.securityOpt(name, i, v)
 	}
+	s.PostStart = c.hooks(name, "post_start", in.PostStart)
+	s.PreStop = c.hooks(name, "pre_stop", in.PreStop)
 	s.Extension = c.serviceExtension(name, in.Extensions)
 	c.out.Services[name] = s
+}
+
+func (c *converter) hooks(service, kind string, in []types.ServiceHook) []Hook {
+	var out []Hook
+	for i, h := range in {
+		at := []string{"services", service, kind, strconv.Itoa(i)}
+		if len(h.Command) == 0 || slices.ContainsFunc(h.Command, func(a string) bool { return strings.Contains(a, "\x00") }) {
+			c.fault(at, "", "service %q: %s has no command that could be run", service, kind)
+		}
+		hook := Hook{Command: h.Command, User: h.User, WorkingDir: h.WorkingDir, Privileged: h.Privileged}
+		for k, v := range h.Environment {
+			if strings.ContainsAny(k, "=\x00") || v != nil && strings.Contains(*v, "\x00") {
+				c.fault(append(at, "environment"), "", "service %q: %s: %q is no variable", service, kind, k)
+				continue
+			}
+			if v == nil { // as here, or unset
+				here, ok := c.env[k]
+				if !ok {
+					continue
+				}
+				v = &here
+			}
+			if hook.Environment == nil {
+				hook.Environment = map[string]string{}
+			}
+			hook.Environment[k] = *v
+		}
+		out = append(out, hook)
+	}
+	return out
 }
 
 // objectNames are docker's rule for names of containers and volumes. They become

@@ -134,6 +134,7 @@ func (p *Project) withFlags(s *Service, o OneOff) (*Project, error) {
 	c := &converter{loading: &loading{x: &index{}}, src: &types.Project{}}
 	if !o.Ports {
 		s.Ports = nil
+		s.PostStart, s.PreStop = nil, nil
 	}
 	if len(o.Publish) > 0 {
 		s.Ports = nil

@@ -132,7 +132,19 @@ type Service struct {
 	DNSOptions  []string              `json:"dnsOptions,omitempty"`
 	ExtraHosts  []ExtraHost           `json:"extraHosts,omitempty"`
 
+	PostStart []Hook `json:"postStart,omitempty"` // run in the container after each start that is asked for
+	PreStop   []Hook `json:"preStop,omitempty"`   // run in it before each stop
+
 	Extension Extension `json:"extension"` // x-stack
+}
+
+// Hook is a command that runs in a service's container.
+type Hook struct {
+	Command     []string          `json:"command"`
+	User        string            `json:"user,omitempty"` // "": the container's
+	WorkingDir  string            `json:"workingDir,omitempty"`
+	Privileged  bool              `json:"privileged,omitempty"`
+	Environment map[string]string `json:"environment,omitempty"` // added to the container's
 }
 
 // Restart is a restart policy.

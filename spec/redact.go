@@ -1,6 +1,9 @@
 package spec
 
-import "maps"
+import (
+	"maps"
+	"slices"
+)
 
 // Redact returns a copy without what may be secret: the contents of secrets and
 // configs, and the values of environment variables. It is for whatever is
@@ -11,15 +14,27 @@ func (p *Project) Redact() *Project {
 	out.Services = maps.Clone(p.Services)
 	for name, s := range out.Services {
 		c := *s
-		if len(s.Environment) > 0 {
-			c.Environment = map[string]string{}
-			for k := range s.Environment {
-				c.Environment[k] = redacted
-			}
-		}
+		c.Environment = redactEnvironment(s.Environment)
+		c.PostStart, c.PreStop = redactHooks(s.PostStart), redactHooks(s.PreStop)
 		out.Services[name] = &c
 	}
 	return &out
+}
+
+func redactEnvironment(in map[string]string) map[string]string {
+	out := maps.Clone(in)
+	for k := range out {
+		out[k] = redacted
+	}
+	return out
+}
+
+func redactHooks(in []Hook) []Hook {
+	out := slices.Clone(in)
+	for i := range out {
+		out[i].Environment = redactEnvironment(out[i].Environment)
+	}
+	return out
 }
 
 const redacted = "(redacted)"

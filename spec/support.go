@@ -79,8 +79,8 @@ var Rules = slices.Concat([]Rule{
 	{"services.*.links", Honoured, ""},
 	{"services.*.ports", Honoured, ""},
 	{"services.*.pre_start", Refused, notYet},
-	{"services.*.post_start", Refused, notYet},
-	{"services.*.pre_stop", Refused, notYet},
+	{"services.*.post_start", Honoured, ""},
+	{"services.*.pre_stop", Honoured, ""},
 	{"services.*.profiles", Honoured, ""},
 	{"services.*.provider", Refused, notYet},
 	{"services.*.restart", Honoured, ""},
@@ -323,5 +323,5 @@ func isExtension(pattern []string) func(string) bool {
 // freeMaps are maps whose keys are the user's.
 var freeMaps = map[string]bool{
 	"environment": true, "labels": true, "annotations": true, "depends_on": true, "sysctls": true, "networks": true,
-	"extra_hosts": true, "build.args": true, "logging.options": true, "ulimits": true,
+	"extra_hosts": true, "build.args": true, "post_start.[].environment": true, "pre_stop.[].environment": true, "logging.options": true, "ulimits": true,
 }

@@ -31,8 +31,8 @@ Some attributes are honoured for some values only; the others are errors at thei
 
 | attribute | values |
 |---|---|
-| ` + "`services.*.network_mode`" + ` | ` + "`none`" + `; not ` + "`bridge`, `host`, `service:`, `container:`" + ` |
-| ` + "`services.*.ipc`, `services.*.pid`" + ` | ` + "`private`, `ipc: none`, `ipc: shareable`" + ` |
+| ` + "`services.*.network_mode`" + ` | ` + "`none`; `bridge`, a network of the project (docker's is one for all); `service:`, `container:`, in its machine; not `host`" + ` |
+| ` + "`services.*.ipc`, `services.*.pid`" + ` | ` + "`private`, `ipc: none`, `ipc: shareable`; `service:`, `container:`, in its machine; `host`" + ` is ignored with a warning: the host is the machine |
 | ` + "`services.*.devices`" + ` | devices that a machine has of its own: ` + "%s" + ` |
 | ` + "`services.*.volumes`" + ` | bind, volume, tmpfs, image; not a ` + "`docker.sock`" + ` |
 | ` + "`services.*.logging.driver`" + ` | ` + "`json-file`, `local`, `none`" + `; others are ignored with a warning |
@@ -45,10 +45,17 @@ Some attributes are honoured for some values only; the others are errors at thei
 
 A link's alias is known on the whole network, not to the linking service alone.
 
+## One machine for several services
+
+Services that share a namespace (` + "`network_mode`, `ipc`, `pid`" + `) or files (` + "`volumes_from`" + `) live in one machine with the first
+replica of the service they name, as do those with the same ` + "`x-stack.machine`" + `; ` + "`stack plan`" + ` says in whose. They may mount one volume.
+The machine ends with the last of them. Without a limit of its own somewhere, it has the default memory beside what the others' limits ask for.
+
 ## x-stack
 
 | key | of | |
 |---|---|---|
+| ` + "`machine: NAME`" + ` | a service | all replicas of the services of that name share a machine |
 | ` + "`memory`" + ` | a service | memory of its machine, like ` + "`1g`" + ` |
 | ` + "`vcpus`" + ` | a service | processors of its machine |
 | ` + "`restart_unhealthy: true`" + ` | a service | a replica that becomes unhealthy is restarted, whatever its restart policy |

@@ -153,6 +153,8 @@ type Published struct {
 // included.
 type Resolved struct {
 	Container wire.Container `json:"container"`
+	PostStart []wire.Exec    `json:"postStart,omitempty"` // hooks
+	PreStop   []wire.Exec    `json:"preStop,omitempty"`
 }
 
 // Machine is one micro-VM.

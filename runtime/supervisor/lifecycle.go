@@ -109,7 +109,9 @@ func (s *Supervisor) makeReplica(ctx context.Context, m making) (_ *replica, err
 	if err := s.opt.Scratch.Clone(s.scratchPath(rec.ID), rec.ScratchBytes); err != nil {
 		return nil, fmt.Errorf("container %s: making its disk: %w", rec.Name, err)
 	}
-	if err := s.opt.State.PutResolved(rec.ID, &state.Resolved{Container: container}); err != nil {
+	if err := s.opt.State.PutResolved(rec.ID, &state.Resolved{
+		Container: container, PostStart: hookExecs(m.service.PostStart), PreStop: hookExecs(m.service.PreStop),
+	}); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
@@ -405,7 +407,7 @@ func (s *Supervisor) start(ctx context.Context, r *replica) error {
 		s.failedStart(r, err)
 		return err
 	}
-	return nil
+	return s.postStart(ctx, r)
 }
 
 // failedStart records why a replica does not run, and ends what was booted.
@@ -791,6 +793,11 @@ func (s *Supervisor) stop(ctx context.Context, r *replica, timeout int) error {
 	if r.gone {
 		return nil
 	}
+	if rec.Status == planner.StatusRunning {
+		if err := s.preStop(ctx, r); err != nil {
+			return err
+		}
+	}
 	s.update(r, func(rec *state.Replica) { rec.Stopped = true })
 	if host != nil {
 		if err := s.endHost(ctx, r, host, grace(rec, timeout)); err != nil {
@@ -847,6 +854,11 @@ func (s *Supervisor) restartInside(ctx context.Context, r *replica, timeout int)
 	if h == nil || h.client.Load() == nil || h.hasDied() || !isUp(rec.Status) || full {
 		return false, nil
 	}
+	if rec.Status == planner.StatusRunning {
+		if err := s.preStop(ctx, r); err != nil {
+			return false, err
+		}
+	}
 	exit, err := h.client.Load().Stop(ctx, wire.Stop{ID: rec.ID, Grace: grace(rec, timeout)})
 	if err != nil {
 		if ctx.Err() != nil {
@@ -863,7 +875,7 @@ func (s *Supervisor) restartInside(ctx context.Context, r *replica, timeout int)
 		s.failedStart(r, err)
 		return false, err
 	}
-	return true, nil
+	return true, s.postStart(ctx, r)
 }
 
 // endHost stops what runs of a replica and takes it out of its machine, which
