@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 	"time"
@@ -11,10 +12,12 @@ import (
 
 	"github.com/stackvm/stack/cmd/stack/render"
 	"github.com/stackvm/stack/runtime/api"
+	"github.com/stackvm/stack/runtime/state"
+	"github.com/stackvm/stack/spec"
 )
 
 func (a *app) logs() *cobra.Command {
-	var follow, timestamps, noColour, noPrefix bool
+	var follow, previous, timestamps, noColour, noPrefix bool
 	var tail, since, until string
 	var index int
 	c := &cobra.Command{
@@ -33,25 +36,38 @@ func (a *app) logs() *cobra.Command {
 			if q.Until, err = parseTime(until, now); err != nil {
 				return fmt.Errorf("--until: %w", err)
 			}
-			_, name, err := a.projectOrName(ctx, nil)
-			if err != nil {
-				return err
-			}
-			replicas, err := a.replicas(ctx, services)
+			p, name, err := a.projectOrName(ctx, nil)
 			if err != nil {
 				return err
 			}
 			q.Select = api.Select{Project: name, Services: services, Index: index}
 			var names []string
-			for _, r := range replicas {
-				names = append(names, displayName(name, r.Name))
+			var entries iter.Seq2[api.LogEntry, error]
+			if previous {
+				removed, err := a.removedLogs(p, name, services)
+				if err != nil {
+					return err
+				}
+				for _, l := range removed {
+					names = append(names, displayName(name, l.replica))
+				}
+				entries = a.storedEntries(q, func(*state.Store) ([]storedLog, error) { return removed, nil })
+			} else {
+				replicas, err := a.replicas(ctx, services)
+				if err != nil {
+					return err
+				}
+				for _, r := range replicas {
+					names = append(names, displayName(name, r.Name))
+				}
+				entries = a.logEntries(ctx, q, replicas)
 			}
 			slices.Sort(names)
 			// All goes to standard output, as with docker compose: scripts pipe it.
 			printer := render.NewLogPrinter(a.out, a.out, names)
 			printer.NoPrefix = noPrefix
 			printer.Colour = !noColour && a.colour(a.out)
-			for e, err := range a.logEntries(ctx, q, replicas) {
+			for e, err := range entries {
 				if err != nil {
 					return err
 				}
@@ -72,6 +88,8 @@ func (a *app) logs() *cobra.Command {
 	}
 	f := c.Flags()
 	f.BoolVarP(&follow, "follow", "f", false, "follow the output")
+	f.BoolVar(&previous, "previous", false, "show the logs of removed containers, as far as they are kept, instead")
+	c.MarkFlagsMutuallyExclusive("follow", "previous")
 	f.StringVarP(&tail, "tail", "n", "all", "`number` of lines to show from the end of each container's log, or all")
 	f.BoolVarP(&timestamps, "timestamps", "t", false, "show timestamps")
 	f.StringVar(&since, "since", "", "show logs since a `time` (2013-01-02T13:23:37Z) or duration ago (42m)")
@@ -80,6 +98,35 @@ func (a *app) logs() *cobra.Command {
 	f.BoolVar(&noPrefix, "no-log-prefix", false, "print no prefix")
 	f.IntVar(&index, "index", 0, "`number` of the container if the service has several")
 	return c
+}
+
+// removedLogs lists what is kept of services' removed replicas, the first removed
+// first; services that there never were are an error.
+func (a *app) removedLogs(p *spec.Project, project string, services []string) ([]storedLog, error) {
+	store, err := a.store()
+	if err != nil {
+		return nil, err
+	}
+	removed, err := store.Removed(project)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range services {
+		known := slices.ContainsFunc(removed, func(r *state.Removed) bool { return r.Service == s })
+		if p != nil {
+			known = known || p.Services[s] != nil || slices.Contains(p.Disabled, s)
+		}
+		if !known {
+			return nil, fmt.Errorf("no such service: %s", s)
+		}
+	}
+	var all []storedLog
+	for _, r := range removed {
+		if len(services) == 0 || slices.Contains(services, r.Service) {
+			all = append(all, storedLog{store.RemovedLogPath(r.ID), r.Name, r.Service, r.Number})
+		}
+	}
+	return all, nil
 }
 
 // parseTail reads the argument of --tail; all is -1.

@@ -13,6 +13,7 @@ import (
 	"github.com/stackvm/stack/runtime/config"
 	"github.com/stackvm/stack/runtime/image"
 	"github.com/stackvm/stack/runtime/keeper"
+	"github.com/stackvm/stack/runtime/logs"
 	"github.com/stackvm/stack/runtime/machine/qemu"
 	"github.com/stackvm/stack/runtime/sandbox"
 	"github.com/stackvm/stack/runtime/share"
@@ -69,11 +70,13 @@ func (a *app) assemble(link *keeper.Link, held map[string]*os.File, log *slog.Lo
 			}
 			return ""
 		},
-		Release:   credentials,
-		StoreDir:  volumesDir(dirs),
-		MemoryMiB: int(settings.Memory >> 20),
-		Handover:  link.Exec,
-		Build:     api.ThisBuild(),
+		Release:     credentials,
+		StoreDir:    volumesDir(dirs),
+		Rotation:    logs.Rotation{MaxBytes: settings.Logs.MaxSize, MaxFiles: settings.Logs.MaxFile},
+		RemovedLogs: settings.Logs.Removed,
+		MemoryMiB:   int(settings.Memory >> 20),
+		Handover:    link.Exec,
+		Build:       api.ThisBuild(),
 	})
 	if err != nil {
 		return nil, nil, errors.Join(err, images.Close())

@@ -58,8 +58,29 @@ func (a *app) logEntries(ctx context.Context, q api.LogQuery, replicas []*state.
 	case !errors.Is(err, api.ErrNoSupervisor):
 		return func(yield func(api.LogEntry, error) bool) { yield(api.LogEntry{}, err) }
 	}
+	return a.storedEntries(q, func(store *state.Store) ([]storedLog, error) {
+		var all []storedLog
+		for _, r := range replicas {
+			all = append(all, storedLog{store.LogPath(r.ID), r.Name, r.Service, r.Number})
+		}
+		return all, nil
+	})
+}
+
+// storedLog is the log of a replica in files.
+type storedLog struct {
+	path, replica, service string
+	number                 int
+}
+
+// storedEntries reads logs from files, merged by time.
+func (a *app) storedEntries(q api.LogQuery, list func(*state.Store) ([]storedLog, error)) iter.Seq2[api.LogEntry, error] {
 	return func(yield func(api.LogEntry, error) bool) {
+		var all []storedLog
 		store, err := a.store()
+		if err == nil {
+			all, err = list(store)
+		}
 		if err != nil {
 			yield(api.LogEntry{}, err)
 			return
@@ -70,12 +91,12 @@ func (a *app) logEntries(ctx context.Context, q api.LogQuery, replicas []*state.
 				r.Close()
 			}
 		}()
-		var read []*state.Replica
-		for _, r := range replicas {
-			if q.Index != 0 && r.Number != q.Index {
+		var read []storedLog
+		for _, l := range all {
+			if q.Index != 0 && l.number != q.Index {
 				continue
 			}
-			reader, err := logs.Open(store.LogPath(r.ID), logs.Filter{Since: q.Since, Until: q.Until, Tail: q.Tail})
+			reader, err := logs.Open(l.path, logs.Filter{Since: q.Since, Until: q.Until, Tail: q.Tail})
 			if err != nil {
 				if errors.Is(err, os.ErrNotExist) {
 					continue // it never ran
@@ -83,15 +104,15 @@ func (a *app) logEntries(ctx context.Context, q api.LogQuery, replicas []*state.
 				yield(api.LogEntry{}, err)
 				return
 			}
-			readers, read = append(readers, reader), append(read, r)
+			readers, read = append(readers, reader), append(read, l)
 		}
 		for rec, err := range logs.Merge(readers) {
 			if err != nil {
 				yield(api.LogEntry{}, err)
 				return
 			}
-			r := read[rec.Reader]
-			if !yield(api.LogEntry{Replica: r.Name, Service: r.Service, Number: r.Number, Record: rec.Record}, nil) {
+			l := read[rec.Reader]
+			if !yield(api.LogEntry{Replica: l.replica, Service: l.service, Number: l.number, Record: rec.Record}, nil) {
 				return
 			}
 		}

@@ -60,6 +60,7 @@ const (
 type Logs struct {
 	MaxSize int64 // bytes of one file
 	MaxFile int   // files kept
+	Removed int64 // bytes of the logs of all removed containers
 }
 
 // The sizes of memory a machine can have by default: templates are made per class.
@@ -85,7 +86,7 @@ func load(dir string, getenv func(string) string) (*Config, error) {
 	c := &Config{
 		Registries: make(map[string]Registry),
 		Accel:      AccelAuto,
-		Logs:       Logs{MaxSize: 100 << 20, MaxFile: 3}, // docker keeps one file without end; nothing of ours grows without bound
+		Logs:       Logs{MaxSize: 100 << 20, MaxFile: 3, Removed: 256 << 20}, // docker keeps one file without end; nothing of ours grows without bound
 		cas:        make(map[string][]byte),
 	}
 	d := &decoder{path: path, dir: dir, origins: make(map[string]string)}
@@ -174,6 +175,7 @@ func (c *Config) list(origins map[string]string) {
 	add("memory", memory)
 	add("logs.max_size", units.BytesSize(float64(c.Logs.MaxSize)))
 	add("logs.max_file", strconv.Itoa(c.Logs.MaxFile))
+	add("logs.removed", units.BytesSize(float64(c.Logs.Removed)))
 	add("ca_file", c.CAFile)
 	add("proxy.http", redactURL(c.Proxy.HTTP))
 	add("proxy.https", redactURL(c.Proxy.HTTPS))

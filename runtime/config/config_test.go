@@ -34,7 +34,7 @@ func loadText(t testing.TB, text string, env map[string]string) (*Config, string
 const full = `
 accel: tcg
 memory: 1g
-logs: {max_size: 10m, max_file: 5}
+logs: {max_size: 10m, max_file: 5, removed: 0}
 ca_file: ca.pem
 proxy:
   http: http://user:canary@proxy:3128
@@ -71,6 +71,7 @@ func TestLoad(t *testing.T) {
 		{"memory", "1GiB", file(3)},
 		{"logs.max_size", "10MiB", file(4)},
 		{"logs.max_file", "5", file(4)},
+		{"logs.removed", "0B", file(4)},
 		{"ca_file", filepath.Join(dir, "ca.pem"), file(5)},
 		{"proxy.http", "http://user:xxxxx@proxy:3128", file(7)},
 		{"proxy.https", "http://wins:8080", "https_proxy"},
@@ -92,7 +93,7 @@ func TestDefaults(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if c.Accel != AccelAuto || c.Memory != 0 || c.Logs != (Logs{100 << 20, 3}) || c.Proxy != (Proxy{}) || len(c.Registries) != 0 {
+		if c.Accel != AccelAuto || c.Memory != 0 || c.Logs != (Logs{100 << 20, 3, 256 << 20}) || c.Proxy != (Proxy{}) || len(c.Registries) != 0 {
 			t.Errorf("%s: %+v", name, c)
 		}
 		for _, v := range c.Values() {
@@ -118,6 +119,7 @@ func TestFaults(t *testing.T) {
 		{"negative", "memory: -1", `:1: memory: "-1" is not a size`},
 		{"log size", "logs: {max_size: 1k}", `:1: logs.max_size: at least 64k`},
 		{"log files", "logs: {max_file: 0}", `:1: logs.max_file: "0" is not a number from 1 to 1000`},
+		{"removed logs", "logs: {removed: some}", `:1: logs.removed: "some" is not a size`},
 		{"not a mapping", "- a", `:1: the file: must be a mapping`},
 		{"not a mapping below", "logs: [1]", `:1: logs: must be a mapping`},
 		{"not a value", "accel: [kvm]", `:1: accel: must be a single value`},

@@ -75,6 +75,15 @@ func (d *decoder) decode(text []byte, c *Config) {
 						c.Logs.MaxSize = v
 					}
 				},
+				"removed": func(key string, n *yaml.Node) {
+					if s, _ := d.text(key, n); s == "0" { // no size, yet a word for none
+						c.Logs.Removed = 0
+						return
+					}
+					if v, ok := d.size(key, n); ok {
+						c.Logs.Removed = v
+					}
+				},
 				"max_file": func(key string, n *yaml.Node) {
 					s, _ := d.text(key, n)
 					v, err := strconv.Atoi(s)

@@ -328,7 +328,7 @@ func TestTailDoesNotCountMarkers(t *testing.T) {
 	}
 }
 
-func TestParseRotation(t *testing.T) {
+func TestRotationWith(t *testing.T) {
 	for _, tt := range []struct {
 		options map[string]string
 		want    Rotation
@@ -340,9 +340,9 @@ func TestParseRotation(t *testing.T) {
 		{map[string]string{"max-size": "ten"}, Default, true},
 		{map[string]string{"max-file": "0"}, Default, true},
 	} {
-		got, err := ParseRotation(tt.options)
+		got, err := Default.With(tt.options)
 		if (err != nil) != tt.fails || (err == nil && got != tt.want) {
-			t.Errorf("ParseRotation(%v) = %v, %v", tt.options, got, err)
+			t.Errorf("Default.With(%v) = %v, %v", tt.options, got, err)
 		}
 	}
 }

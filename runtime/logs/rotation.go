@@ -19,10 +19,9 @@ var Default = Rotation{MaxBytes: 100 << 20, MaxFiles: 3}
 // maxFiles bounds max-file: each file is one more to open when reading.
 const maxFiles = 1000
 
-// ParseRotation reads the max-size and max-file options of the json-file and
-// local drivers; what is missing is as in Default.
-func ParseRotation(options map[string]string) (Rotation, error) {
-	r := Default
+// With is r with the max-size and max-file options of the json-file and local
+// drivers that are there.
+func (r Rotation) With(options map[string]string) (Rotation, error) {
 	if s, ok := options["max-size"]; ok {
 		if s == "-1" {
 			r.MaxBytes = 0

@@ -57,12 +57,13 @@ func (s *Store) ReplicaDir(id string) string { return filepath.Join(s.dir, "repl
 func (s *Store) MachineDir(id string) string { return filepath.Join(s.dir, "machines", id) }
 
 // LogPath is the current log file of a replica.
-func (s *Store) LogPath(id string) string { return filepath.Join(s.ReplicaDir(id), "log.json") }
+func (s *Store) LogPath(id string) string { return filepath.Join(s.ReplicaDir(id), logFile) }
 
 const (
 	replicaFile  = "replica.json"
 	resolvedFile = "resolved.json"
 	machineFile  = "machine.json"
+	logFile      = "log.json"
 )
 
 // PutProject records p.
@@ -133,7 +134,8 @@ func (s *Store) Resolved(id string) (*Resolved, error) {
 	return get[Resolved](filepath.Join(s.ReplicaDir(id), resolvedFile), "replica "+id)
 }
 
-// DeleteReplica removes everything recorded of a replica, its log too. The
+// DeleteReplica removes everything recorded of a replica, its log too unless
+// KeepLog has taken that. The
 // record goes last, so that an interrupted removal is found again.
 func (s *Store) DeleteReplica(id string) error {
 	if !ValidID(id) {
@@ -204,7 +206,7 @@ func (s *Store) DeleteNetwork(id string) error {
 // not while it writes.
 func (s *Store) Sweep() error {
 	var faults *multierror.Error
-	for _, kind := range []struct{ dir, record string }{{"projects", ""}, {"networks", ""}, {"replicas", replicaFile}, {"machines", machineFile}} {
+	for _, kind := range []struct{ dir, record string }{{"projects", ""}, {"networks", ""}, {"replicas", replicaFile}, {"machines", machineFile}, {"removed", removedFile}} {
 		dir := filepath.Join(s.dir, kind.dir)
 		entries, err := os.ReadDir(dir)
 		if err != nil {

@@ -15,7 +15,6 @@ import (
 
 	"github.com/stackvm/stack/guest/wire"
 	"github.com/stackvm/stack/runtime/image"
-	"github.com/stackvm/stack/runtime/logs"
 	"github.com/stackvm/stack/runtime/machine"
 	"github.com/stackvm/stack/runtime/state"
 	"github.com/stackvm/stack/runtime/volume"
@@ -391,7 +390,7 @@ func labels(p *spec.Project, svc *spec.Service, img *image.Image, number int) ma
 
 // newRecord decides all about a new replica that does not cost anything.
 func (s *Supervisor) newRecord(p *spec.Project, svc *spec.Service, img *image.Image, name string, number int) (*state.Replica, error) {
-	if _, err := logs.ParseRotation(svc.Logging.Options); err != nil {
+	if _, err := s.opt.Rotation.With(svc.Logging.Options); err != nil {
 		return nil, &spec.Error{Pos: cmp.Or(svc.Keys["logging"], svc.Pos), Err: fmt.Errorf("service %q: %w", svc.Name, err)}
 	}
 	rec := &state.Replica{

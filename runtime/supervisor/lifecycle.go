@@ -166,9 +166,25 @@ func (s *Supervisor) forget(r *replica, keep map[string]string) {
 	defer r.save.Unlock()
 	if r.log != nil {
 		r.log.Close()
+		s.keepLog(rec)
 	}
 	s.release(rec.Endpoints, rec.Name)
 	s.warn("removing a container", s.opt.State.DeleteReplica(rec.ID), "container", rec.Name)
+}
+
+// keepLog keeps the log of a replica that is removed, as far as there is room
+// for it. A one-off that removes itself leaves nothing.
+func (s *Supervisor) keepLog(rec *state.Replica) {
+	if s.opt.RemovedLogs == 0 || rec.AutoRemove {
+		return
+	}
+	s.keptMu.Lock()
+	defer s.keptMu.Unlock()
+	err := s.opt.State.KeepLog(rec, time.Now())
+	if err == nil {
+		err = s.opt.State.PruneLogs(s.opt.RemovedLogs)
+	}
+	s.warn("keeping a log", err, "container", rec.Name)
 }
 
 // removeReplica removes a replica, which must not run, and the volumes named in

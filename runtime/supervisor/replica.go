@@ -107,7 +107,7 @@ func (s *Supervisor) openLog(r *replica) error {
 	if r.log != nil || r.rec.Logging.Driver == "none" {
 		return nil
 	}
-	rotation, err := logs.ParseRotation(r.rec.Logging.Options)
+	rotation, err := s.opt.Rotation.With(r.rec.Logging.Options)
 	if err != nil {
 		return err
 	}

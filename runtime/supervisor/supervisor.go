@@ -22,6 +22,7 @@ import (
 	"github.com/stackvm/stack/planner"
 	"github.com/stackvm/stack/runtime/api"
 	"github.com/stackvm/stack/runtime/image"
+	"github.com/stackvm/stack/runtime/logs"
 	"github.com/stackvm/stack/runtime/machine"
 	"github.com/stackvm/stack/runtime/share"
 	"github.com/stackvm/stack/runtime/state"
@@ -115,6 +116,11 @@ type Options struct {
 	// Free is the space left in a directory; nil: FreeBytes.
 	Free func(dir string) (free int64, at string, err error)
 
+	// Rotation is that of a log whose service asks for none; zero: logs.Default.
+	Rotation logs.Rotation
+	// RemovedLogs is how much the logs of removed replicas may take, in bytes.
+	RemovedLogs int64
+
 	MemoryMiB int // of a machine whose service sets no limit; 0: from the host's
 	MTU       int // of trunks and networks; 0: network.DefaultMTU
 
@@ -140,6 +146,7 @@ type Supervisor struct {
 	turns  turns
 
 	heldMu sync.Mutex // guards opt.Held; taken last
+	keptMu sync.Mutex // one pruning of removed replicas' logs at a time; taken last
 	netMu  sync.Mutex // one change of networks or leases at a time; taken before mu
 
 	// Held for reading while a replica gets its image, and alone while an image is
@@ -172,6 +179,9 @@ func New(opt Options) (*Supervisor, error) {
 	}
 	if opt.Idle == 0 {
 		opt.Idle = 5 * time.Second
+	}
+	if opt.Rotation == (logs.Rotation{}) {
+		opt.Rotation = logs.Default
 	}
 	if opt.Free == nil {
 		opt.Free = FreeBytes
