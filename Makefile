@@ -78,6 +78,7 @@ soak: build guest ## the long tests, to be run before a release
 
 bench: build guest $(BIN)/benchstat ## speed and memory, for benchstat
 	$(GO) test -run '^$$' -bench . -benchmem $(TEST_FLAGS) $$($(GO) list ./... | grep -v /e2e)
+	cd network/ethernet/bench && $(GO) test -run '^$$' -bench . -benchmem $(TEST_FLAGS) ./...
 	$(GO) test -run '^$$' -bench . -timeout 60m $(TEST_FLAGS) ./e2e/...
 
 fmt: $(BIN)/gofumpt ## format the code
