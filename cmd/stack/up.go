@@ -228,6 +228,9 @@ func (u *upFlags) observer(next func(api.Event) bool) func(api.Event) bool {
 // upBy is upChange as the flags of up ask for it.
 func (a *app) upBy(ctx context.Context, u *upFlags) (*spec.Project, *api.Client, api.Apply, error) {
 	p, c, change, err := a.upChange(ctx, u.opt)
+	if err == nil && len(p.Services) == 0 {
+		err = errors.New("no service selected")
+	}
 	change.WaitTimeout = time.Duration(u.waitTimeout) * time.Second
 	if u.plan != nil {
 		change.Options, change.Stored, change.Confirm = u.opt, u.plan, api.ConfirmAll // who hands it in has seen it

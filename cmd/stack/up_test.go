@@ -43,6 +43,18 @@ func TestUpFlags(t *testing.T) {
 	}
 }
 
+func TestUpWithoutServices(t *testing.T) {
+	t.Setenv("STACK_HOME", t.TempDir())
+	dir := writeFiles(t, map[string]string{"compose.yaml": "services: {a: {image: a, profiles: [off]}}\n"})
+	if _, _, err := inProject(t, dir, nil, "--dry-run", "up"); err == nil || err.Error() != "no service selected" {
+		t.Error(err)
+	}
+	// Named, a service brings its own profile.
+	if _, out, err := inProject(t, dir, nil, "--dry-run", "up", "a"); err != nil || !strings.Contains(out, "-a-1 Started") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 func TestAttached(t *testing.T) {
 	p := &spec.Project{Services: map[string]*spec.Service{
 		"web": {Attach: true}, "db": {Attach: true}, "noisy": {Attach: false},
