@@ -2,7 +2,9 @@ package spec
 
 import (
 	"fmt"
-	"sort"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -11,6 +13,13 @@ import (
 // extensionKey is the key of our own attributes.
 const extensionKey = "x-stack"
 
+// The keys of x-stack, of services and of volumes; docs/x-stack.schema.json
+// describes them to editors.
+var (
+	serviceExtensions = []string{"host", "kernel_args", "machine", "memory", "restart_unhealthy", "vcpus"}
+	volumeExtensions  = []string{"size"}
+)
+
 // serviceExtension reads x-stack of a service:
 //
 //	x-stack:
@@ -18,6 +27,7 @@ const extensionKey = "x-stack"
 //	  host: deny      host.docker.internal leads nowhere
 //	  memory: 1g      of the machine
 //	  vcpus: 2        of the machine
+//	  kernel_args: [mitigations=off]   added to its kernel's command line
 //	  restart_unhealthy: true   a replica whose probe fails is restarted
 func (c *converter) serviceExtension(service string, ext map[string]any) Extension {
 	var e Extension
@@ -56,11 +66,43 @@ func (c *converter) serviceExtension(service string, ext map[string]any) Extensi
 				c.fault(at, "", "service %q: x-stack.restart_unhealthy must be true or false", service)
 			}
 			e.RestartUnhealthy = yes
+		case "kernel_args":
+			e.KernelArgs = c.kernelArgs(at, service, v)
 		default:
-			c.unknownExtension(at, key, "host", "machine", "memory", "restart_unhealthy", "vcpus")
+			c.unknownExtension(at, key, serviceExtensions...)
 		}
 	}
 	return e
+}
+
+// kernelArg is one word of a kernel's command line, as it may be quoted to nobody.
+var kernelArg = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.,:/=@+-]*$`)
+
+// ownKernelArgs are what the machine itself is booted by.
+var ownKernelArgs = []string{"console", "init", "initrd", "panic", "rdinit", "root"}
+
+const maxKernelArgs = 32
+
+func (c *converter) kernelArgs(at []string, service string, v any) []string {
+	list, ok := v.([]any)
+	if !ok || len(list) > maxKernelArgs {
+		c.fault(at, "write it like [mitigations=off, quiet]", "service %q: x-stack.kernel_args must be a list of at most %d words", service, maxKernelArgs)
+		return nil
+	}
+	var out []string
+	for i, v := range list {
+		at := append(slices.Clone(at), strconv.Itoa(i))
+		arg, _ := v.(string)
+		name, _, _ := strings.Cut(arg, "=")
+		switch {
+		case !kernelArg.MatchString(arg) || len(arg) > 128:
+			c.fault(at, "", "service %q: x-stack.kernel_args: %q is no kernel parameter", service, fmt.Sprint(v))
+		case slices.Contains(ownKernelArgs, name):
+			c.fault(at, "", "service %q: x-stack.kernel_args: the machine sets %s itself", service, name)
+		}
+		out = append(out, arg)
+	}
+	return out
 }
 
 // volumeExtension reads x-stack of a volume: the size of its disk.
@@ -68,7 +110,7 @@ func (c *converter) volumeExtension(volume string, ext map[string]any) (size int
 	at := []string{"volumes", volume, extensionKey}
 	for key, v := range c.extensionMap(at, ext) {
 		if key != "size" {
-			c.unknownExtension(append(at, key), key, "size")
+			c.unknownExtension(append(at, key), key, volumeExtensions...)
 			continue
 		}
 		size = c.volumeSize(append(at, key), volume, fmt.Sprint(v))
@@ -89,7 +131,6 @@ func (c *converter) extensionMap(at []string, ext map[string]any) map[string]any
 }
 
 func (c *converter) unknownExtension(at []string, key string, known ...string) {
-	sort.Strings(known)
 	c.fault(at, suggest(key, known), "%s: unknown key %q", strings.Join(at[:len(at)-1], "."), key)
 }
 

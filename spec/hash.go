@@ -126,7 +126,7 @@ func (d digester) aspects(s *Service, p *Project) map[string]string {
 		shape := []any{m.Host, m.Services, m.All, m.Container}
 		for _, name := range m.Services {
 			o := p.Services[name]
-			shape = append(shape, o.Extension.MemoryMiB, o.Extension.VCPUs, o.Resources.MemoryBytes, o.Resources.CPUs)
+			shape = append(shape, o.Extension.MemoryMiB, o.Extension.VCPUs, o.Extension.KernelArgs, o.Resources.MemoryBytes, o.Resources.CPUs)
 			for _, mount := range o.Mounts {
 				if mount.Type == MountBind {
 					shape = append(shape, mount.Source, mount.ReadOnly)

@@ -274,10 +274,11 @@ type ExtraHost struct {
 
 // Extension is x-stack of a service.
 type Extension struct {
-	Machine   string `json:"machine,omitempty"`   // services of one name share a machine
-	Host      string `json:"host,omitempty"`      // "deny" closes host.docker.internal
-	MemoryMiB int    `json:"memoryMiB,omitempty"` // of the machine
-	VCPUs     int    `json:"vcpus,omitempty"`
+	Machine    string   `json:"machine,omitempty"`   // services of one name share a machine
+	Host       string   `json:"host,omitempty"`      // "deny" closes host.docker.internal
+	MemoryMiB  int      `json:"memoryMiB,omitempty"` // of the machine
+	VCPUs      int      `json:"vcpus,omitempty"`
+	KernelArgs []string `json:"kernelArgs,omitempty"` // of its kernel
 
 	RestartUnhealthy bool `json:"restartUnhealthy,omitempty"` // one whose probe fails is restarted
 }

@@ -53,11 +53,14 @@ The machine ends with the last of them. Without a limit of its own somewhere, it
 
 ## x-stack
 
+` + "`docs/x-stack.schema.json`" + ` is a JSON schema of these for editors.
+
 | key | of | |
 |---|---|---|
 | ` + "`machine: NAME`" + ` | a service | all replicas of the services of that name share a machine |
 | ` + "`memory`" + ` | a service | memory of its machine, like ` + "`1g`" + ` |
 | ` + "`vcpus`" + ` | a service | processors of its machine |
+| ` + "`kernel_args`" + ` | a service | words added to its kernel's command line, like ` + "`[mitigations=off]`" + ` |
 | ` + "`restart_unhealthy: true`" + ` | a service | a replica that becomes unhealthy is restarted, whatever its restart policy |
 | ` + "`host: deny`" + ` | a service | ` + "`host.docker.internal`" + ` leads nowhere |
 | ` + "`size`" + ` | a volume | size of its disk, like ` + "`20g`" + ` |

@@ -76,6 +76,7 @@ type Replica struct {
 	GroupBinds   []MountUse    `json:"groupBinds,omitempty"` // host folders of the group, which its machine boots with
 	VCPUs        int           `json:"vcpus,omitempty"`      // what its machine is made with
 	MemoryMiB    int           `json:"memoryMiB,omitempty"`
+	KernelArgs   []string      `json:"kernelArgs,omitempty"` // added to its kernel's command line
 	ScratchBytes int64         `json:"scratchBytes,omitempty"`
 	Hostname     string        `json:"hostname,omitempty"`
 	Mounts       []MountUse    `json:"mounts,omitempty"`

@@ -21,16 +21,23 @@ import (
 	"github.com/stackvm/stack/spec"
 )
 
+// livingWith are the services that live in the machine of a service's replica.
+func livingWith(p *spec.Project, svc *spec.Service) []*spec.Service {
+	m := svc.Machine
+	if m == nil || m.Host == "" {
+		return []*spec.Service{svc}
+	}
+	var all []*spec.Service
+	for _, name := range m.Services {
+		all = append(all, p.Services[name])
+	}
+	return all
+}
+
 // machineSize is what the machine of a service's replica is made with, for all
 // who live in it; x-stack has the last word.
 func (s *Supervisor) machineSize(p *spec.Project, svc *spec.Service) (vcpus, memoryMiB int) {
-	living := []*spec.Service{svc}
-	if m := svc.Machine; m != nil && m.Host != "" {
-		living = nil
-		for _, name := range m.Services {
-			living = append(living, p.Services[name])
-		}
-	}
+	living := livingWith(p, svc)
 	var cpus float64
 	var limits int64
 	anyCPUs, anyMemory := false, false // somebody has no limit
@@ -413,6 +420,9 @@ func (s *Supervisor) newRecord(p *spec.Project, svc *spec.Service, img *image.Im
 	}
 	rec.Exposed = exposed(svc, img.Config)
 	rec.VCPUs, rec.MemoryMiB = s.machineSize(p, svc)
+	for _, o := range livingWith(p, svc) {
+		rec.KernelArgs = append(rec.KernelArgs, o.Extension.KernelArgs...)
+	}
 	return rec, nil
 }
 

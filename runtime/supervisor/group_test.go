@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/stackvm/stack/guest/wire"
@@ -45,7 +46,11 @@ func (w *world) resolved(name string) wire.Container {
 func TestServicesShareAMachine(t *testing.T) {
 	w := newWorld(t)
 	p := together(t)
+	p.Services["app"].Extension.KernelArgs = []string{"quiet"} // the machine is everybody's
 	w.up(p)
+	if args := w.guest("shop-vpn-1").Config().Cmdline; !slices.Equal(args, []string{"quiet"}) {
+		t.Errorf("the machine is booted with %q", args)
+	}
 	if n := len(w.driver.Guests()); n != 2 {
 		t.Errorf("%d machines run, want that of three services and one", n)
 	}

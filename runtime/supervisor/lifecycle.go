@@ -80,11 +80,8 @@ func (s *Supervisor) makeReplica(ctx context.Context, m making) (_ *replica, err
 		}
 	}()
 	makers := []*spec.Service{m.service}
-	if rec.Group != "" {
-		makers = nil
-		for _, name := range m.service.Machine.Services {
-			makers = append(makers, m.project.Services[name])
-		}
+	if rec.Group != "" { // its machine may boot for another's sake
+		makers = livingWith(m.project, m.service)
 	}
 	for _, svc := range makers {
 		if err := makeBindSources(svc); err != nil {

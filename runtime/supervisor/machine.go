@@ -132,7 +132,7 @@ func (s *Supervisor) boot(ctx context.Context, r *replica) (err error) {
 	}
 	cfg := machine.Config{
 		ID: m.ID, Name: rec.Name, Dir: dir, VCPUs: m.VCPUs, MemoryMiB: m.MemoryMiB,
-		Kernel: guest.Kernel, Initramfs: guest.Initramfs, Key: wire.NewKey(),
+		Kernel: guest.Kernel, Initramfs: guest.Initramfs, Cmdline: rec.KernelArgs, Key: wire.NewKey(),
 		Disks: disks, MAC: mac, MTU: m.MTU,
 	}
 	if shares := s.shares(rec); len(shares) > 0 {
