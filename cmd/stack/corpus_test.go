@@ -143,8 +143,7 @@ var refusals = []struct {
 	{"GPUs", regexp.MustCompile(`GPUs are not passed`)},
 	{"host devices", regexp.MustCompile(`device "/dev/(dri|kvm)": not supported`)},
 	{"volumes with several writers", regexp.MustCompile(`a volume is a disk of one machine`)},
-	// To be taken out when services can share a machine.
-	{"namespaces and volumes of others", regexp.MustCompile(`services cannot share a machine yet|(network_mode|ipc|pid): ("bridge"|host) is not supported|volumes_from is not supported: not supported yet`)},
+	{"the host's network", regexp.MustCompile(`network_mode: host is not supported`)},
 	// What docker compose up refuses as well.
 	{"no such external network or volume", regexp.MustCompile(`declared as external, but could not be found|^.*external volume ".*" not found`)},
 	{"no such secret file", regexp.MustCompile(`secret ".*": stat .*: no such file or directory`)},
