@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/go-multierror"
 	"github.com/stackvm/stack/spec"
@@ -140,7 +139,7 @@ func (d *differ) planRefreshes() {
 		}
 		svc := d.p.Services[name]
 		have, ok := d.s.Images[svc.Image]
-		if ok && d.stale(svc, have) {
+		if ok && !d.onlyBuilt(svc) && Fetches(d.pullPolicy(svc), &have, d.opt.Now) {
 			d.pull(svc, "pull policy "+d.pullPolicy(svc)).Refresh = true
 		}
 	}
@@ -634,11 +633,11 @@ func (d *differ) image(svc *spec.Service) *node {
 	}
 	policy := d.pullPolicy(svc)
 	switch {
-	case svc.Build && svc.Image == d.p.Name+"-"+svc.Name || svc.Build && policy == "build":
+	case d.onlyBuilt(svc) || svc.Build && policy == "build":
 		d.fault(first(svc.Keys["build"], svc.Pos), "build it elsewhere and push it, then name it with image:",
 			"service %q: its image %s is not there, and building is not supported yet", svc.Name, svc.Image)
 		return nil
-	case policy == "never":
+	case !Fetches(policy, nil, d.opt.Now):
 		d.fault(first(svc.Keys["image"], svc.Pos), "pull it first, or leave the pull policy out",
 			"service %q: image %s is not there, and its pull policy is never", svc.Name, svc.Image)
 		return nil
@@ -648,76 +647,6 @@ func (d *differ) image(svc *spec.Service) *node {
 		n.Refresh = n.Refresh || d.s.Replicas[i].Image == svc.Image
 	}
 	return n
-}
-
-func (d *differ) pull(svc *spec.Service, cause string) *node {
-	n := d.images[svc.Image]
-	if n == nil {
-		n = d.add(Step{Verb: Pull, Noun: ImageNoun, Name: svc.Image, Cause: cause})
-		d.images[svc.Image] = n
-	}
-	return n
-}
-
-func (d *differ) pullPolicy(svc *spec.Service) string {
-	if d.opt.Pull != "" && d.opt.Pull != "policy" {
-		return d.opt.Pull
-	}
-	return svc.PullPolicy
-}
-
-// stale tells whether a policy wants an image that is there looked up again.
-func (d *differ) stale(svc *spec.Service, have Image) bool {
-	if svc.Build && svc.Image == d.p.Name+"-"+svc.Name {
-		return false // in no registry
-	}
-	every, ok := pullEvery(d.pullPolicy(svc))
-	return ok && have.Pulled.Before(d.opt.Now.Add(-every))
-}
-
-// pullEvery returns how old an image may be under a policy.
-func pullEvery(policy string) (time.Duration, bool) {
-	switch policy {
-	case "always":
-		return 0, true
-	case "daily":
-		return 24 * time.Hour, true
-	case "weekly":
-		return 7 * 24 * time.Hour, true
-	}
-	if v, ok := strings.CutPrefix(policy, "every_"); ok {
-		every, err := parsePeriod(v)
-		return every, err == nil
-	}
-	return 0, false
-}
-
-// parsePeriod reads a duration that may have weeks and days before what
-// time.ParseDuration reads: "1w2d3h".
-func parsePeriod(v string) (time.Duration, error) {
-	var total time.Duration
-	for _, u := range []struct {
-		unit string
-		of   time.Duration
-	}{{"w", 7 * 24 * time.Hour}, {"d", 24 * time.Hour}} {
-		n, rest, ok := strings.Cut(v, u.unit)
-		if !ok {
-			continue
-		}
-		i, err := strconv.ParseInt(n, 10, 32)
-		if err != nil || i < 0 || time.Duration(i) > (1<<62-total)/u.of {
-			return 0, fmt.Errorf("%q is no period", v)
-		}
-		total, v = total+time.Duration(i)*u.of, rest
-	}
-	if v == "" {
-		return total, nil
-	}
-	rest, err := time.ParseDuration(v)
-	if err != nil || rest < 0 || total+rest < 0 {
-		return 0, fmt.Errorf("%q is no period", v)
-	}
-	return total + rest, nil
 }
 
 // chooseStarts finds the replicas that have to be started: users before what

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -141,7 +142,11 @@ func run(t *testing.T, desired *spec.Project, s planner.State, command []string)
 			opt.NoStart = true
 		case "--wait":
 			opt.Wait = true
-		case "--pull":
+		case "--include-deps":
+			opt.WithDeps = true
+		case "--ignore-buildable":
+			opt.NoBuildable = true
+		case "--pull", "--policy":
 			opt.Pull = next()
 		case "--no-file":
 			file = nil
@@ -163,6 +168,7 @@ func run(t *testing.T, desired *spec.Project, s planner.State, command []string)
 	opt.Services, down.Services = services, services
 	sel := planner.Selection{Services: services, Timeout: opt.Timeout, Volumes: down.Volumes, Wait: opt.Wait, NoDeps: opt.NoDeps}
 	var p planner.Plan
+	var skipped []planner.Skip
 	var err error
 	switch verb {
 	case "up":
@@ -180,7 +186,7 @@ func run(t *testing.T, desired *spec.Project, s planner.State, command []string)
 	case "rm":
 		p, err = planner.RemoveAll(s, file, "shop", sel)
 	case "pull":
-		p, err = planner.PullAll(s, desired, opt)
+		p, skipped, err = planner.PullAll(s, desired, opt)
 	default:
 		t.Fatalf("unknown command %s", verb)
 	}
@@ -196,6 +202,9 @@ func run(t *testing.T, desired *spec.Project, s planner.State, command []string)
 		}
 	}
 	out := p.String()
+	for _, s := range skipped {
+		out += fmt.Sprintf("skip %s of %s: %s\n", s.Image, s.Service, s.Why)
+	}
 	for _, w := range p.Warnings {
 		out += "warning: " + w + "\n"
 	}

@@ -155,26 +155,6 @@ func RestartAll(observed State, desired *spec.Project, project string, sel Selec
 	return b.plan()
 }
 
-// PullAll returns the pulls of the images that a project's services name,
-// whether they are there or not, unless their policy says otherwise.
-func PullAll(observed State, desired *spec.Project, opt Options) (Plan, error) {
-	d := &differ{builder: builder{project: desired.Name, timeout: -1}, p: desired, s: observed, opt: opt, images: map[string]*node{}}
-	d.opt.NoDeps = !opt.WithDeps
-	if err := d.setScope(); err != nil {
-		return Plan{}, err
-	}
-	for _, name := range d.order {
-		svc := d.p.Services[name]
-		_, there := d.s.Images[svc.Image]
-		switch policy := d.pullPolicy(svc); {
-		case policy == "never", svc.Build && svc.Image == desired.Name+"-"+name, there && policy == "missing":
-		default:
-			d.pull(svc, "pull").Refresh = there
-		}
-	}
-	return d.plan()
-}
-
 // dependencyOrder returns services with what they depend on, in that order.
 func dependencyOrder(observed State, desired *spec.Project) (dependencies, []string) {
 	deps := ofReplicas(observed.Replicas)

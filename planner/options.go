@@ -18,6 +18,8 @@ type Options struct {
 	NoDeps   bool     `json:"noDeps,omitempty"`   // plan the targeted ones only, and wait for nothing else
 	WithDeps bool     `json:"withDeps,omitempty"` // PullAll: what the targeted ones depend on too
 
+	NoBuildable bool `json:"noBuildable,omitempty"` // PullAll: not what could be built
+
 	Recreate     RecreatePolicy `json:"recreate,omitempty"`     // of targeted services
 	RecreateDeps RecreatePolicy `json:"recreateDeps,omitempty"` // of those they depend on
 

@@ -14,6 +14,7 @@ import (
 	"github.com/stackvm/stack/runtime/state"
 	"github.com/stackvm/stack/runtime/supervisor"
 	"github.com/stackvm/stack/runtime/volume"
+	"github.com/stackvm/stack/spec"
 )
 
 // noImages is a store that does not exist yet.
@@ -24,20 +25,7 @@ func (noImages) Get(string, string) (*image.Image, error) { return nil, image.Er
 // planOffline is a change's plan without a supervisor: what is recorded is what there
 // is.
 func (a *app) planOffline(change api.Apply) (planner.Plan, error) {
-	dirs, err := a.dirs()
-	if err != nil {
-		return planner.Plan{}, err
-	}
-	var images supervisor.ImageFinder = noImages{}
-	if _, err := os.Stat(imagesDir(dirs)); err == nil { // opening makes one
-		store, err := a.imageStore()
-		if err != nil {
-			return planner.Plan{}, err
-		}
-		defer store.Close()
-		images = store
-	}
-	st, err := supervisor.ObserveFiles(state.Open(dirs.State), volume.Open(volumesDir(dirs), nil), images, change.Name, change.Project)
+	st, err := a.observe(change.Name, change.Project)
 	if err != nil {
 		return planner.Plan{}, err
 	}
@@ -46,6 +34,24 @@ func (a *app) planOffline(change api.Apply) (planner.Plan, error) {
 		fmt.Fprintln(a.err, "warning:", w)
 	}
 	return plan, err
+}
+
+// observe returns what is recorded of a project. It starts and makes nothing.
+func (a *app) observe(name string, p *spec.Project) (planner.State, error) {
+	dirs, err := a.dirs()
+	if err != nil {
+		return planner.State{}, err
+	}
+	var images supervisor.ImageFinder = noImages{}
+	if _, err := os.Stat(imagesDir(dirs)); err == nil { // opening makes one
+		store, err := a.imageStore()
+		if err != nil {
+			return planner.State{}, err
+		}
+		defer store.Close()
+		images = store
+	}
+	return supervisor.ObserveFiles(state.Open(dirs.State), volume.Open(volumesDir(dirs), nil), images, name, p)
 }
 
 // logEntries reads logs from the supervisor, which knows what is still to come,

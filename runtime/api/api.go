@@ -277,7 +277,6 @@ type PullImage struct {
 	Reference string   `json:"reference"`
 	Platform  string   `json:"platform,omitempty"`
 	Service   string   `json:"service,omitempty"` // for people
-	Policy    string   `json:"policy,omitempty"`  // always (default) or missing
 	Pos       spec.Pos `json:"pos"`
 }
 

@@ -839,11 +839,6 @@ func (s *Supervisor) Pull(ctx context.Context, p api.Pull, send func(api.Event))
 		if _, ok := images[img.Reference]; ok {
 			continue
 		}
-		if img.Policy == "missing" {
-			if _, err := s.opt.Images.Get(img.Reference, img.Platform); err == nil {
-				continue
-			}
-		}
 		images[img.Reference] = img
 		plan.Steps = append(plan.Steps, planner.Step{ID: len(plan.Steps) + 1, Verb: planner.Pull, Noun: planner.ImageNoun, Name: img.Reference, Service: img.Service, Optional: p.IgnoreFailures})
 	}
@@ -948,13 +943,19 @@ func (s *Supervisor) Run(ctx context.Context, req api.Run, send func(api.Event))
 		if policy == "" || policy == "policy" {
 			policy = svc.PullPolicy
 		}
-		if errors.Is(err, image.ErrNotFound) || err == nil && policy == "always" {
-			if policy == "never" {
-				return &spec.Error{Pos: svc.Keys["image"], Err: err}
-			}
+		var have *planner.Image
+		switch {
+		case err == nil:
+			have = &planner.Image{ID: img.ID, Pulled: img.Pulled}
+		case !errors.Is(err, image.ErrNotFound):
+			return err
+		}
+		if planner.Fetches(policy, have, c.began) {
 			if err = s.pull(ctx, api.PullImage{Reference: svc.Image, Platform: svc.Platform, Service: svc.Name, Pos: svc.Keys["image"]}, req.Registry, c.event); err == nil {
 				img, err = s.opt.Images.Get(svc.Image, svc.Platform)
 			}
+		} else if have == nil {
+			return &spec.Error{Pos: svc.Keys["image"], Err: err}
 		}
 		if err != nil {
 			return err
