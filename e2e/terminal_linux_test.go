@@ -219,7 +219,8 @@ func TestTerminal(t *testing.T) {
 	}
 	tt.ended(up)
 	same("SIGHUP")
-	up = h.command("up")
+	// Without keys to take, even what cannot be caught changes nothing.
+	up = h.command("up", "--menu=false")
 	tt.run(up)
 	tt.await("Attaching to")
 	if err := up.Process.Kill(); err != nil {
@@ -231,22 +232,67 @@ func TestTerminal(t *testing.T) {
 		t.Errorf("the machine is another one: %s, %s", boot, now)
 	}
 
-	// Ctrl-C stops the stack.
-	third = newTerminal(t, 24, 80)
-	before = third.settings()
-	up = h.command("up")
-	third.run(up)
-	third.await("Attaching to")
-	third.typed("\x03")
-	if status := third.ended(up); status != 130 {
-		t.Errorf("up ended with status %d after Ctrl-C, want 130", status)
+	// d detaches: the stack runs on.
+	keys := newTerminal(t, 24, 80)
+	before = keys.settings()
+	up = h.command("--progress", "tty", "up")
+	keys.run(up)
+	keys.await("d: detach")
+	keys.typed("d")
+	if status := keys.ended(up); status != 0 {
+		t.Errorf("up ended with status %d after d, want 0", status)
 	}
-	third.await("Gracefully Stopping...")
-	if now := third.settings(); now != before {
-		t.Errorf("after Ctrl-C the terminal is not as before:\n%+v\n%+v", before, now)
+	if now := keys.settings(); now != before {
+		t.Errorf("after d the terminal is not as before:\n%+v\n%+v", before, now)
 	}
-	if running := h.stack("ps", "-q"); running != "" {
-		t.Errorf("after Ctrl-C this still runs: %s", running)
+	if now := h.stack("exec", "-T", "web", "cat", "/proc/sys/kernel/random/boot_id"); now != boot {
+		t.Errorf("the machine is another one after d: %s, %s", boot, now)
+	}
+
+	// A volume that no longer is as the file says: the question; no keeps it.
+	h.write("changed.yaml", strings.Replace(terminalCompose, "image:", "volumes: [\"data:/data\"]\n    image:", 1)+"volumes: {data: {}}\n")
+	h.stack("-f", "changed.yaml", "up", "-d")
+	h.stack("-f", "changed.yaml", "exec", "-T", "web", "sh", "-c", "echo kept > /data/file")
+	h.write("changed.yaml", strings.Replace(terminalCompose, "image:", "volumes: [\"data:/data\"]\n    image:", 1)+"volumes: {data: {labels: {tier: gold}}}\n")
+	for _, answer := range []string{"n", "y"} {
+		asked := newTerminal(t, 24, 80)
+		up = h.command("-f", "changed.yaml", "up", "-d")
+		asked.run(up)
+		asked.await(`Volume "terminal_data" exists but doesn't match configuration in compose file. Recreate (data will be lost)? [y/N]`)
+		asked.typed(answer + "\n")
+		if status := asked.ended(up); status != 0 {
+			t.Errorf("up ended with status %d after %s", status, answer)
+		}
+		there := h.stack("-f", "changed.yaml", "exec", "-T", "web", "sh", "-c", "cat /data/file || echo lost")
+		if want := map[string]string{"n": "kept", "y": "lost"}[answer]; !strings.Contains(there, want) {
+			t.Errorf("after %s the file is %q, want %s", answer, there, want)
+		}
+	}
+
+	// Ctrl-C stops the stack: with the menu that is success, without it 130.
+	for _, tc := range []struct {
+		menu   string
+		status int
+	}{{"--menu=true", 0}, {"--menu=false", 130}} {
+		third := newTerminal(t, 24, 80)
+		before = third.settings()
+		up = h.command("--progress", "tty", "up", tc.menu)
+		third.run(up)
+		third.await("Attaching to")
+		if tc.status == 0 {
+			third.await("d: detach")
+		}
+		third.typed("\x03")
+		if status := third.ended(up); status != tc.status {
+			t.Errorf("up %s ended with status %d after Ctrl-C, want %d", tc.menu, status, tc.status)
+		}
+		third.await("Gracefully Stopping...")
+		if now := third.settings(); now != before {
+			t.Errorf("after Ctrl-C the terminal is not as before:\n%+v\n%+v", before, now)
+		}
+		if running := h.stack("ps", "-q"); running != "" {
+			t.Errorf("after Ctrl-C this still runs: %s", running)
+		}
 	}
 }
 
