@@ -120,6 +120,11 @@ type loading struct {
 // (cmd/compose, toProjectOptions): .env is read twice, because the first may
 // name the compose file, whose directory then holds the second.
 func prepare(ctx context.Context, o Options) (*loading, error) {
+	for _, f := range o.Files {
+		if strings.Contains(f, "://") || strings.HasPrefix(f, "git@") {
+			return nil, &Error{Err: fmt.Errorf("compose file %q: files from git and registries are not supported yet", f), Hint: "fetch it, and name the file in it with -f"}
+		}
+	}
 	l := &loading{opt: o}
 	po, err := l.discover()
 	if err != nil {

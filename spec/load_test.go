@@ -596,3 +596,13 @@ secrets: {s: {environment: S}}
 		}
 	}
 }
+
+// TestRemoteFilesAreRefused: what is somewhere else is not looked for here.
+func TestRemoteFilesAreRefused(t *testing.T) {
+	for _, f := range []string{"https://example.com/shop.git#main:deploy", "git@example.com:shop.git", "oci://example.com/shop:1"} {
+		_, _, err := Load(t.Context(), Options{Files: []string{f}, Environ: []string{}})
+		if err == nil || !strings.Contains(err.Error(), `compose file "`+f+`": files from git and registries are not supported yet`) {
+			t.Errorf("%s: %v", f, err)
+		}
+	}
+}
