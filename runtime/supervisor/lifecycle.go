@@ -538,10 +538,15 @@ func (s *Supervisor) event(h *hosted, e wire.Event) {
 		s.mu.Unlock()
 		return
 	}
-	if r.starting && e.Kind == wire.EventState && e.State == wire.StateExited {
-		r.early = &e
-		s.mu.Unlock()
-		return
+	if e.Kind == wire.EventState && e.State == wire.StateExited {
+		noted := e.Exit != nil && r.noted(*e.Exit)
+		if r.starting && !noted {
+			r.early = &e
+		}
+		if r.starting || noted {
+			s.mu.Unlock()
+			return
+		}
 	}
 	status := r.rec.Status
 	s.mu.Unlock()
@@ -622,16 +627,23 @@ func (s *Supervisor) restartUnhealthy(r *replica) {
 	}
 }
 
+// noted reports whether exit is the end that is noted already, of a run before
+// the present one. The caller holds Supervisor.mu.
+func (r *replica) noted(exit wire.ExitStatus) bool {
+	return !exit.At.IsZero() && exit.At.Equal(r.ended)
+}
+
 // exited records the end of a replica's run. It reports false when that was
 // known.
 func (s *Supervisor) exited(h *hosted, r *replica, exit wire.ExitStatus, fault string) bool {
 	r.ends.Lock()
 	defer r.ends.Unlock()
 	s.mu.Lock()
-	if !isUp(r.rec.Status) || r.host != h {
+	if !isUp(r.rec.Status) || r.host != h || r.noted(exit) {
 		s.mu.Unlock()
 		return false
 	}
+	r.ended = exit.At
 	ended := clone(&r.rec)
 	ended.Status, ended.ExitCode, ended.OOM = planner.StatusExited, exit.Code, ended.OOM || exit.OOM
 	ended.Finished = exit.At

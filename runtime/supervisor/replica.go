@@ -41,11 +41,14 @@ type replica struct {
 	// the answer is kept in early.
 	starting bool
 	early    *wire.Event
-	changed  chan struct{} // closed and replaced at every change
-	lastRun  time.Time     // start of the present or last run
-	backoff  time.Duration // before the next restart
-	drained  bool          // the logs of its last run are written
-	endings  []ending      // of its last runs, if it has no log, which tells them otherwise
+	// ended is when, by the machine's clock, the last run ended whose end is noted.
+	// A stop's answer and an event both tell of it, in any order.
+	ended   time.Time
+	changed chan struct{} // closed and replaced at every change
+	lastRun time.Time     // start of the present or last run
+	backoff time.Duration // before the next restart
+	drained bool          // the logs of its last run are written
+	endings []ending      // of its last runs, if it has no log, which tells them otherwise
 }
 
 // opLock is a mutex that can be waited for with a context.

@@ -200,6 +200,44 @@ func TestLostMachines(t *testing.T) {
 	w.nothingLeft()
 }
 
+// The event of an end that a stop's answer told of may come when the next run
+// is under way in the same machine: it is not the end of that one.
+func TestLateExit(t *testing.T) {
+	w := newWorld(t)
+	p := project("shop", service("web", "server"))
+	w.up(p)
+	w.s.mu.Lock()
+	var r *replica
+	for _, r = range w.s.replicas {
+	}
+	h := r.host
+	w.s.mu.Unlock()
+	if _, err := w.apply(api.Apply{Command: api.Restart, Name: p.Name, Project: p}); err != nil {
+		t.Fatal(err)
+	}
+	w.s.mu.Lock()
+	at := r.ended
+	w.s.mu.Unlock()
+	if at.IsZero() {
+		t.Fatal("no end was noted: it was not restarted inside its machine")
+	}
+	late := wire.Event{Kind: wire.EventState, Container: r.rec.ID, State: wire.StateExited, At: at, Exit: &wire.ExitStatus{Code: 137, At: at}}
+	w.s.event(h, late)
+	w.s.mu.Lock()
+	r.starting = true
+	w.s.mu.Unlock()
+	w.s.event(h, late)
+	w.s.mu.Lock()
+	r.starting = false
+	early := r.early
+	w.s.mu.Unlock()
+	if rec := w.rec("shop-web-1"); !running(rec) || early != nil {
+		t.Errorf("it is %s, kept %v", rec.Status, early)
+	}
+	w.down(p, true)
+	w.nothingLeft()
+}
+
 func TestHostDiskFull(t *testing.T) {
 	w := newWorld(t)
 	p := project("shop", service("web", "server"))
