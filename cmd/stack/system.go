@@ -20,7 +20,7 @@ func (a *app) system() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	c.AddCommand(a.systemLogs(), a.systemCompose(), a.systemPurge(), a.man(), a.keeperProcess(), a.supervisorProcess())
+	c.AddCommand(a.systemUsage(), a.systemLogs(), a.systemCompose(), a.systemPurge(), a.man(), a.keeperProcess(), a.supervisorProcess())
 	return c
 }
 

@@ -382,6 +382,39 @@ type Autostarted struct {
 	Failed  []string `json:"failed,omitempty"`
 }
 
+// PruneQuery says what of what nothing needs is to go: containers that run left
+// behind, images without a name, anonymous volumes.
+type PruneQuery struct {
+	All     bool      `json:"all,omitempty"`     // images with names too
+	Volumes bool      `json:"volumes,omitempty"` // volumes with names too
+	Until   time.Time `json:"until,omitzero"`    // only what was made before
+}
+
+// Pruned is what may go, or is gone.
+type Pruned struct {
+	Containers []Freed `json:"containers,omitempty"`
+	Volumes    []Freed `json:"volumes,omitempty"`
+	Images     []Freed `json:"images,omitempty"`
+}
+
+// Bytes is what all of it occupies.
+func (p Pruned) Bytes() (n int64) {
+	for _, list := range [][]Freed{p.Containers, p.Volumes, p.Images} {
+		for _, f := range list {
+			n += f.Bytes
+		}
+	}
+	return n
+}
+
+// Freed is one object of a prune.
+type Freed struct {
+	ID    string   `json:"id"` // of a volume: its name
+	Name  string   `json:"name"`
+	Names []string `json:"names,omitempty"` // of an image: all its tags
+	Bytes int64    `json:"bytes"`           // of the host's disk that nothing else uses
+}
+
 // VolumeRef names a volume.
 type VolumeRef struct {
 	Name string `json:"name"`

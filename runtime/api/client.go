@@ -337,6 +337,17 @@ func (c *Client) send(ctx context.Context, path string, v any, tar io.Reader) er
 	return resp.Body.Close()
 }
 
+// Prunable lists what nothing needs.
+func (c *Client) Prunable(ctx context.Context, q PruneQuery) (Pruned, error) {
+	return ask[Pruned](ctx, c, PathPrunable, q)
+}
+
+// Prune removes what Prunable has listed, as far as nothing has come to need it,
+// and tells what is gone.
+func (c *Client) Prune(ctx context.Context, chosen Pruned) (Pruned, error) {
+	return ask[Pruned](ctx, c, PathPrune, chosen)
+}
+
 // Autostart starts what is to run after the host was started.
 func (c *Client) Autostart(ctx context.Context) (Autostarted, error) {
 	return ask[Autostarted](ctx, c, PathAutostart, nil)

@@ -33,6 +33,8 @@ const (
 	PathGet          = "/v1/get"           // POST Archive -> header ArchiveStat, tar
 	PathPut          = "/v1/put"           // POST tar, header Archive -> nothing
 	PathStat         = "/v1/stat"          // POST Archive -> wire.ArchiveStat
+	PathPrunable     = "/v1/prunable"      // POST PruneQuery -> Pruned: what would go
+	PathPrune        = "/v1/prune"         // POST Pruned -> Pruned: what of that went
 	PathAutostart    = "/v1/autostart"     // POST -> Autostarted: what is to run after the host was started runs
 	PathEnd          = "/v1/end"           // POST -> nothing: every machine stopped as a host that shuts down wants it
 	PathVolumeCreate = "/v1/volume/create" // POST VolumeCreate -> VolumeRef

@@ -385,6 +385,12 @@ func (f *fakeImages) Remove(ref string, opt image.RemoveOptions) (image.Removed,
 	return image.Removed{Untagged: []string{ref}, Deleted: []string{img.ID}}, nil
 }
 
+func (f *fakeImages) List() ([]*image.Image, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Collect(maps.Values(f.images)), nil
+}
+
 func (f *fakeImages) Resolve(_ context.Context, ref string, _ image.PullOptions) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

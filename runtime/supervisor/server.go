@@ -174,6 +174,8 @@ func (s *Supervisor) handler() http.Handler {
 		}
 		return nothing{}, err
 	}))
+	handle(api.PathPrunable, answer(s.prunable))
+	handle(api.PathPrune, answer(s.prune))
 	handle(api.PathAutostart, answer(s.autostart))
 	handle(api.PathEnd, answer(func(ctx context.Context, _ *nothing) (nothing, error) {
 		s.EndAll(ctx)

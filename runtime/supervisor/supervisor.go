@@ -37,6 +37,7 @@ type Keeper interface {
 
 // Images is the store of images; see runtime/image.
 type Images interface {
+	List() ([]*image.Image, error)
 	Get(ref, platform string) (*image.Image, error)
 	Pull(ctx context.Context, ref string, opt image.PullOptions) (*image.Image, error)
 	Disk(img *image.Image) (image.Disk, error)
