@@ -73,7 +73,8 @@ func (s *Supervisor) prunable(_ context.Context, q api.PruneQuery) (api.Pruned, 
 // leftover tells whether a replica is what a run has left behind. Stopped
 // services are no leftovers: start brings them back.
 func leftover(rec *state.Replica) bool {
-	return rec.OneOff && rec.Phase == state.Made && rec.Machine == "" && (rec.Status == planner.StatusExited || rec.Status == planner.StatusDead)
+	// Its machine may still be ending: a removal waits for that.
+	return rec.OneOff && rec.Phase == state.Made && (rec.Status == planner.StatusExited || rec.Status == planner.StatusDead)
 }
 
 // prune removes what it is given, as prunable has listed it, and of that only what
