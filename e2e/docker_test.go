@@ -54,7 +54,6 @@ func dockerEngine(ts *testscript.TestScript, neg bool, args []string) {
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(v) })
 	}
 	answer("/_ping", "OK")
-	answer("/volumes", map[string]any{"Volumes": []any{map[string]any{"Name": args[0], "Labels": labels}}})
 	answer("/volumes/"+args[0], map[string]any{"Name": args[0], "Driver": "local", "Labels": labels})
 	answer("/containers/json", []any{map[string]any{
 		"Id": "c1", "Names": []string{"/shop-db-1"}, "Labels": labels,
