@@ -549,10 +549,12 @@ func (s *Supervisor) event(h *hosted, e wire.Event) {
 		}
 	}
 	status := r.rec.Status
+	stale := !r.ended.IsZero() && !e.At.After(r.ended) // of a run whose end is noted
 	s.mu.Unlock()
 	switch e.Kind {
 	case wire.EventState:
 		switch {
+		case stale && e.State != wire.StateExited:
 		case e.State == wire.StateExited && e.Exit != nil:
 			if s.exited(h, r, *e.Exit, "") {
 				s.settleExit(r)
