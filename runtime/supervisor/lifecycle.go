@@ -669,10 +669,11 @@ func (s *Supervisor) exited(h *hosted, r *replica, exit wire.ExitStatus, fault s
 		}
 		r.endings = append(r.endings, ending{run: run, at: ended.Finished, End: end})
 	}
+	queued := r.markLocked()
 	s.notifyLocked(r)
 	snapshot := clone(rec)
 	s.mu.Unlock()
-	s.persistLater(r)
+	s.flushLater(r, queued)
 	s.unplugReplica(h, r)
 	attrs := map[string]string{"exitCode": strconv.Itoa(exit.Code)}
 	s.emit(replicaEvent(snapshot, "die", attrs))

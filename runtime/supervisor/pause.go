@@ -76,9 +76,11 @@ func (s *Supervisor) pause(ctx context.Context, r *replica, paused bool) error {
 	}
 	// The agent's events, which come by another stream, say so in their order: one
 	// of before must not be taken for one of after.
-	return s.await(ctx, r, func() (bool, error) {
+	err := s.await(ctx, r, func() (bool, error) {
 		return !isUp(r.rec.Status) || (r.rec.Status == planner.StatusPaused) == paused, nil
 	})
+	s.flush(r) // ps reads the record
+	return err
 }
 
 // setPaused records that a replica stands still, or goes on.
@@ -91,6 +93,7 @@ func (s *Supervisor) setPaused(r *replica, paused bool) {
 	changed := r.rec.Status == from
 	if changed {
 		r.rec.Status = to
+		r.markLocked()
 		s.emit(replicaEvent(&r.rec, action, nil)) // told before anybody goes on
 		s.notifyLocked(r)
 	}

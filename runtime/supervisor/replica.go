@@ -123,6 +123,7 @@ func (s *Supervisor) openLog(r *replica) error {
 func (s *Supervisor) update(r *replica, change func(*state.Replica)) {
 	s.mu.Lock()
 	change(&r.rec)
+	r.markLocked()
 	s.notifyLocked(r)
 	s.mu.Unlock()
 	s.persist(r)
@@ -134,16 +135,21 @@ func (s *Supervisor) update(r *replica, change func(*state.Replica)) {
 func (s *Supervisor) updateLater(r *replica, change func(*state.Replica)) {
 	s.mu.Lock()
 	change(&r.rec)
+	queued := r.markLocked()
 	s.notifyLocked(r)
 	s.mu.Unlock()
-	s.persistLater(r)
+	s.flushLater(r, queued)
 }
 
-func (s *Supervisor) persistLater(r *replica) {
-	s.mu.Lock()
-	queued := r.dirty
-	r.dirty = true
-	s.mu.Unlock()
+// markLocked notes that the record is to be written, before anybody is woken who
+// flushes it, and reports whether that was so already.
+func (r *replica) markLocked() (queued bool) {
+	queued, r.dirty = r.dirty, true
+	return queued
+}
+
+// flushLater flushes what was marked, unless somebody is about to.
+func (s *Supervisor) flushLater(r *replica, queued bool) {
 	if !queued && !s.spawn(func() { s.flush(r) }) {
 		s.flush(r)
 	}
