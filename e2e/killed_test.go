@@ -47,7 +47,7 @@ services:
 func TestSupervisorKilled(t *testing.T) {
 	length, kills := 45*time.Second, 4
 	if os.Getenv("STACK_SOAK") != "" {
-		length, kills = 120*time.Second, 10
+		length, kills = 120*time.Second, 11 // one of them is the upgrade
 	}
 	h := newHome(t)
 	example := filepath.Join(os.Getenv(envBase), "examples", "three-tier")
