@@ -54,13 +54,7 @@ func (s *Supervisor) pauseReplicas(ctx context.Context, p api.Pause) (api.Paused
 
 // pause freezes a replica, or lets it go on.
 func (s *Supervisor) pause(ctx context.Context, r *replica, paused bool) error {
-	s.mu.Lock()
-	h, rec := r.host, clone(&r.rec)
-	var mute error
-	if h != nil {
-		mute = r.muteLocked()
-	}
-	s.mu.Unlock()
+	h, rec, mute := s.asked(r)
 	switch {
 	case h == nil || !isUp(rec.Status):
 		return fmt.Errorf("container %s is not running", rec.Name)

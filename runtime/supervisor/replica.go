@@ -312,6 +312,17 @@ func (s *Supervisor) running(sel api.Select) (*replica, *hosted, error) {
 	return nil, nil, &api.Error{Code: api.CodeNotFound, Message: "nothing is running"}
 }
 
+// asked returns a replica's machine, nil without one, its record, and why its
+// agent cannot be asked anything now.
+func (s *Supervisor) asked(r *replica) (h *hosted, rec *state.Replica, mute error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.host != nil {
+		mute = r.muteLocked()
+	}
+	return r.host, clone(&r.rec), mute
+}
+
 // muteLocked is the error of a replica whose machine cannot be spoken to.
 func (r *replica) muteLocked() error {
 	if r.host.client.Load() != nil {

@@ -233,13 +233,7 @@ func (s *Supervisor) killReplicas(ctx context.Context, k api.Kill) ([]api.Replic
 	}
 	killed := []api.ReplicaRef{}
 	for _, r := range found {
-		s.mu.Lock()
-		h, rec := r.host, clone(&r.rec)
-		var mute error
-		if h != nil {
-			mute = r.muteLocked()
-		}
-		s.mu.Unlock()
+		h, rec, mute := s.asked(r)
 		if !isUp(rec.Status) || h == nil {
 			if k.Replica != "" {
 				return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("container %s is not running", rec.Name)}
@@ -278,13 +272,7 @@ func each[T any](ctx context.Context, s *Supervisor, sel api.Select, ask func(co
 	answers := make([]answer, len(found))
 	var wg sync.WaitGroup
 	for i, r := range found {
-		s.mu.Lock()
-		h, rec := r.host, clone(&r.rec)
-		var mute error
-		if h != nil {
-			mute = r.muteLocked()
-		}
-		s.mu.Unlock()
+		h, rec, mute := s.asked(r)
 		if !isUp(rec.Status) || h == nil {
 			continue
 		}
