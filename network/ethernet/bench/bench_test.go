@@ -10,12 +10,16 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
+	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/containers/gvisor-tap-vsock/pkg/tap"
 	"github.com/containers/gvisor-tap-vsock/pkg/types"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
@@ -27,7 +31,7 @@ func TestMain(m *testing.M) { os.Exit(load.Main(m)) }
 
 // switches make one with two machines and give these ends of their trunks.
 var switches = map[string]func(b *testing.B, buffers int) (from, to *os.File){
-	"stack": ours, "gvisor-tap-vsock": theirs,
+	"stack": ours, "gvisor-tap-vsock": theirs, "none": none,
 }
 
 // BenchmarkForward forwards from one machine's trunk to another's.
@@ -87,6 +91,84 @@ func ours(b *testing.B, buffers int) (from, to *os.File) {
 		return machine
 	}
 	return plug("a", load.SenderMAC, load.SenderIP), plug("b", load.ReceiverMAC, load.ReceiverIP)
+}
+
+// none is the floor of every switch over unix datagrams: a thread that moves
+// frames from one trunk to the other in batches and looks at none of them.
+func none(b *testing.B, buffers int) (from, to *os.File) {
+	in, from := pair(b, buffers)
+	out, to := pair(b, buffers)
+	fds := [2]int{int(in.Fd()), int(out.Fd())}
+	for _, fd := range fds {
+		if err := unix.SetNonblock(fd, false); err != nil {
+			b.Fatal(err)
+		}
+	}
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: it blocks in system calls of its own
+		done <- relay(fds[0], fds[1])
+	}()
+	b.Cleanup(func() {
+		for _, fd := range fds {
+			unix.Shutdown(fd, unix.SHUT_RDWR)
+		}
+		if err := <-done; err != nil {
+			b.Error(err)
+		}
+	})
+	return from, to
+}
+
+// relay returns when one of its sockets is shut down.
+func relay(in, out int) error {
+	const frames = 64
+	type message struct { // struct mmsghdr of recvmmsg(2)
+		hdr unix.Msghdr
+		len uint32
+	}
+	var messages [frames]message
+	var iovecs [frames]unix.Iovec
+	buffers := make([][1 << 16]byte, frames)
+	for i := range messages {
+		iovecs[i].Base = &buffers[i][0]
+		messages[i].hdr.Iov = &iovecs[i]
+		messages[i].hdr.SetIovlen(1)
+	}
+	call := func(number uintptr, fd int, m []message, flags uintptr) (int, syscall.Errno) {
+		for {
+			n, _, errno := unix.Syscall6(number, uintptr(fd), uintptr(unsafe.Pointer(&m[0])), uintptr(len(m)), flags, 0, 0)
+			if errno != unix.EINTR && errno != unix.ENOBUFS {
+				return int(n), errno
+			}
+		}
+	}
+	for {
+		for i := range iovecs {
+			iovecs[i].SetLen(len(buffers[i]))
+		}
+		n, errno := call(unix.SYS_RECVMMSG, in, messages[:], unix.MSG_WAITFORONE)
+		if errno != 0 {
+			return os.NewSyscallError("recvmmsg", errno)
+		}
+		for i := range n {
+			if messages[i].len == 0 {
+				return nil // shut down
+			}
+			iovecs[i].SetLen(int(messages[i].len))
+		}
+		for sent := 0; sent < n; {
+			m, errno := call(unix.SYS_SENDMMSG, out, messages[sent:n], 0)
+			switch errno {
+			case 0:
+				sent += m
+			case unix.EPIPE, unix.ECONNREFUSED, unix.ENOTCONN:
+				return nil
+			default:
+				return os.NewSyscallError("sendmmsg", errno)
+			}
+		}
+	}
 }
 
 // nobody is a gateway that no frame is for.
