@@ -74,6 +74,7 @@ e2e: build guest ## whole-program tests against real machines
 	$(GO) test -count=1 -timeout 60m $(TEST_FLAGS) ./e2e/...
 
 soak: build guest ## the long tests, to be run before a release
+	STACK_SOAK=1 $(GO) test -count=1 -timeout 60m -run '^TestDroppedAttributes$$' $(TEST_FLAGS) .
 	STACK_SOAK=1 $(GO) test -count=1 -timeout 120m -v $(TEST_FLAGS) ./e2e/...
 
 bench: build guest $(BIN)/benchstat ## speed and memory, for benchstat

@@ -2,7 +2,6 @@ package stack
 
 import (
 	"bytes"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -12,21 +11,7 @@ import (
 
 // TestDifferences: every line of docs/differences.md names tests, and they exist.
 func TestDifferences(t *testing.T) {
-	functions := map[string]bool{}
-	declared := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
-	err := filepath.WalkDir(".", func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() || !strings.HasSuffix(path, "_test.go") {
-			return err
-		}
-		text, err := os.ReadFile(path)
-		for _, m := range declared.FindAllSubmatch(text, -1) {
-			functions[string(m[1])] = true
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	dirs := declared(t)
 	text, err := os.ReadFile(filepath.Join("docs", "differences.md"))
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +33,7 @@ func TestDifferences(t *testing.T) {
 			t.Errorf("docs/differences.md:%d: no test shows this", n+1)
 		}
 		for _, m := range tests {
-			if name := m[1]; !functions[name] && !exists("e2e/testdata", name) && !exists("planner/testdata", name) {
+			if name := m[1]; dirs[name] == "" && !exists("e2e/testdata", name) && !exists("planner/testdata", name) {
 				t.Errorf("docs/differences.md:%d: there is no test %s", n+1, name)
 			}
 		}

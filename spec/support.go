@@ -14,6 +14,7 @@ const (
 	Honoured Verdict = "honoured"
 	Ignored  Verdict = "ignored" // with one warning where it is written
 	Refused  Verdict = "refused" // an error where it is written
+	Given    Verdict = "given"   // it is so anyway, without it too
 )
 
 // Rule is what happens to an attribute and to all below it that have no rule of
@@ -47,7 +48,7 @@ var Rules = slices.Concat([]Rule{
 	{"models", Ignored, "there is no model runner"},
 
 	{"networks", Honoured, ""},
-	{"networks.*.attachable", Honoured, ""}, // means something to swarm only
+	{"networks.*.attachable", Given, "containers of any project may be on it"},
 	{"networks.*.ipam.driver", Ignored, "addresses are given by the network itself"},
 	{"networks.*.ipam.options", Ignored, "addresses are given by the network itself"},
 	{"volumes", Honoured, ""},

@@ -17,12 +17,26 @@ uses (` + "`spec.Rules`" + `); what is below an attribute follows it unless it h
 - **honoured**: it does what the specification says.
 - **ignored**: one warning names the file and line; the service runs.
 - **refused**: an error names the file and line, before anything is changed.
+- **given**: what it asks for is so anyway.
 
 A key that the table does not know is refused. Keys that start with ` + "`x-`" + ` are free, ` + "`x-stack`" + ` is ours, see below.
 
-| attribute | | why |
-|---|---|---|
+The tests in the last column fail when the attribute is dropped: ` + "`make soak`" + ` takes each out of the compose files as they are
+loaded, and runs the first.
+
+| attribute | | why | tests |
+|---|---|---|---|
 `
+
+// shownBy are the tests that fail when an attribute is dropped, where that is not
+// shows alone; the module's root has the run that drops each.
+var shownBy = map[string][]string{
+	"services.*.attach": {"TestAttached"},
+	"services.*.build":  {"TestGolden/pull_options"},
+}
+
+// shows has an example of every other honoured attribute.
+const shows = "TestDroppedAttributesShow"
 
 const composeDocTail = `
 ## By value
@@ -76,7 +90,16 @@ func TestComposeDoc(t *testing.T) {
 		if r.Path == "version" {
 			reason = "docker compose ignores it too"
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", r.Path, r.Verdict, reason)
+		tests := ""
+		if named, ok := shownBy[r.Path]; r.Verdict == Honoured {
+			if !ok {
+				named = []string{shows}
+			}
+			tests = "`" + strings.Join(named, "`, `") + "`"
+		} else if ok {
+			t.Errorf("%s is not honoured, and has tests", r.Path)
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", r.Path, r.Verdict, reason, tests)
 	}
 	fmt.Fprintf(&b, composeDocTail, "`"+strings.Join(guestDevices, "`, `")+"`")
 	if *update {

@@ -56,9 +56,11 @@ func TestUpWithoutServices(t *testing.T) {
 }
 
 func TestAttached(t *testing.T) {
-	p := &spec.Project{Services: map[string]*spec.Service{
-		"web": {Attach: true}, "db": {Attach: true}, "noisy": {Attach: false},
-	}}
+	dir := writeFiles(t, map[string]string{"compose.yaml": "services: {web: {image: a}, db: {image: a}, noisy: {image: a, attach: false}}"})
+	p, _, err := spec.Load(t.Context(), spec.Options{ProjectDirectory: dir, ProjectName: "p"})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct {
 		name     string
 		services []string

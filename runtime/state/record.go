@@ -43,6 +43,8 @@ type Replica struct {
 	Created time.Time         `json:"created"`
 	Phase   Phase             `json:"phase"`
 
+	Annotations map[string]string `json:"annotations,omitempty"` // for inspect
+
 	Project    string            `json:"project,omitempty"`
 	Service    string            `json:"service,omitempty"`
 	Number     int               `json:"number,omitempty"`

@@ -402,7 +402,7 @@ func (s *Supervisor) newRecord(p *spec.Project, svc *spec.Service, img *image.Im
 	}
 	rec := &state.Replica{
 		ID: state.NewID(), Name: name, Created: time.Now(), Phase: state.Making,
-		Labels:  labels(p, svc, img, number),
+		Labels: labels(p, svc, img, number), Annotations: svc.Annotations,
 		Project: p.Name, Service: svc.Name, Number: number, Hash: svc.Hash, Aspects: svc.Aspects,
 		DependsOn: map[string]string{},
 		Image:     svc.Image, ImageID: img.ID, Platform: svc.Platform, Command: arguments(svc, img.Config), TTY: svc.TTY,

@@ -105,7 +105,8 @@ func hostConfig(r *state.Replica, c wire.Container) *container.HostConfig {
 		AutoRemove:    r.AutoRemove, CapAdd: c.CapAdd, CapDrop: c.CapDrop, GroupAdd: c.Groups, OomScoreAdj: c.OOMScoreAdj,
 		Privileged: c.Privileged, ReadonlyRootfs: c.ReadOnlyRoot, Sysctls: c.Sysctls, Init: &init,
 		ShmSize: cmp.Or(c.ShmSize, 64<<20), PortBindings: network.PortMap{},
-		DNSOptions: c.DNS.Options, DNSSearch: c.DNS.Search, Runtime: "stack",
+		Annotations: r.Annotations,
+		DNSOptions:  c.DNS.Options, DNSSearch: c.DNS.Search, Runtime: "stack",
 		NetworkMode: container.NetworkMode(cmp.Or(r.NetworkMode, firstNetwork(r), "none")),
 	}
 	for _, s := range c.DNS.Servers {
