@@ -53,14 +53,22 @@ func listen(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], port)
 }
 
-// udp is "udp SERVICE PORT": what is sent to the published port comes back. A
-// datagram may be lost, so there are several.
+// udp is "udp SERVICE PORT": what is sent to the published port comes back; or
+// "udp FILE", whose last word is the address. A datagram may be lost, so there are
+// several.
 func udp(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: udp SERVICE PORT")
+	var words []string
+	switch {
+	case !neg && len(args) == 2:
+		ts.Check(ts.Exec("stack", "port", "--protocol", "udp", args[0], args[1]))
+		words = strings.Fields(ts.ReadFile("stdout"))
+	case !neg && len(args) == 1:
+		words = strings.Fields(ts.ReadFile(args[0]))
 	}
-	ts.Check(ts.Exec("stack", "port", "--protocol", "udp", args[0], args[1]))
-	conn, err := net.Dial("udp", strings.TrimSpace(ts.ReadFile("stdout")))
+	if len(words) == 0 {
+		ts.Fatalf("usage: udp SERVICE PORT, or udp FILE")
+	}
+	conn, err := net.Dial("udp", words[len(words)-1])
 	ts.Check(err)
 	defer conn.Close()
 	buf := make([]byte, 100)

@@ -173,7 +173,7 @@ func (a *app) root() *cobra.Command {
 	for group, commands := range map[string][]*cobra.Command{
 		groupProject: {a.up(), a.down(), a.start(), a.stop(), a.restart(), a.rm(), a.create(), a.scale(), a.pull(), a.plan(), a.config(), a.ls()},
 		groupReplica: {
-			a.ps(), a.logs(), a.exec(), a.run(), a.kill(), a.cp(), a.top(), a.port(), a.events(), a.images(), a.rmi(), a.volumes(), a.wait(),
+			a.ps(), a.logs(), a.exec(), a.run(), a.kill(), a.cp(), a.top(), a.port(), a.events(), a.images(), a.rmi(), a.volumes(), a.wait(), a.forward(),
 			a.pause(), a.unpause(), a.attach(), a.export(), a.stats(), a.inspect(),
 		},
 		groupSystem: {a.volume(), a.prune(), a.autostart(), a.login(), a.logout(), a.doctor(), a.version(), a.system()},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stackvm/stack/guest/wire"
 	"github.com/stackvm/stack/runtime/api"
+	"github.com/stackvm/stack/runtime/state"
 )
 
 var now = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -161,4 +162,63 @@ func TestExitStatus(t *testing.T) {
 			t.Errorf("%s: status %d, %q, want %d, %q", tc.name, got, said.String(), tc.status, tc.says)
 		}
 	}
+}
+
+func TestParseForwards(t *testing.T) {
+	tcp := func(service string, port uint16) api.ForwardPort {
+		return api.ForwardPort{Service: service, Target: port, Protocol: "tcp", Local: port, Prefer: true}
+	}
+	at := func(p api.ForwardPort, local uint16) api.ForwardPort {
+		p.Local, p.Prefer = local, false
+		return p
+	}
+	dns := tcp("dns", 53)
+	dns.Protocol = "udp"
+	for _, tc := range []struct {
+		in   []string
+		want []api.ForwardPort
+		err  string
+	}{
+		{in: []string{"db:5432"}, want: []api.ForwardPort{tcp("db", 5432)}},
+		{in: []string{"db:5432", "15432"}, want: []api.ForwardPort{at(tcp("db", 5432), 15432)}},
+		{in: []string{"db:5432", "0", "dns:53/udp", "web:80/TCP", "65535"}, want: []api.ForwardPort{at(tcp("db", 5432), 0), dns, at(tcp("web", 80), 65535)}},
+		{err: "a SERVICE:PORT to forward is needed"},
+		{in: []string{"15432"}, err: "port 15432: no SERVICE:PORT before it"},
+		{in: []string{"db:5432", "1", "2"}, err: "port 2: no SERVICE:PORT before it"},
+		{in: []string{"db"}, err: `"db": should be SERVICE:PORT[/PROTOCOL], or a port of this host from 0 to 65535`},
+		{in: []string{"db:5432", "65536"}, err: `"65536": should be SERVICE:PORT[/PROTOCOL], or a port of this host from 0 to 65535`},
+		{in: []string{":80"}, err: `":80": no service before the port`},
+		{in: []string{"db:"}, err: `"db:": the port should be a number from 1 to 65535`},
+		{in: []string{"db:0"}, err: `"db:0": the port should be a number from 1 to 65535`},
+		{in: []string{"db:80/sctp"}, err: `"db:80/sctp": the protocol should be tcp or udp`},
+	} {
+		got, err := parseForwards(tc.in)
+		fault := ""
+		if err != nil {
+			fault = err.Error()
+		}
+		if diff := cmp.Diff(tc.want, got); diff != "" || fault != tc.err {
+			t.Errorf("%q: error %q, want %q (-want +got):\n%s", tc.in, fault, tc.err, diff)
+		}
+	}
+}
+
+// What names a forward's target finds that forward.
+func FuzzForwardTarget(f *testing.F) {
+	for _, s := range []string{"db:5432", "dns:53/udp", "a.b-c_d:1/TCP", "x::1", ":/", "15432/tcp"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, in string) {
+		ports, err := parseForwards([]string{in})
+		if err != nil {
+			return
+		}
+		p := ports[0]
+		made := state.Forward{Service: p.Service, Target: p.Target, Protocol: p.Protocol, Local: 7}
+		for _, name := range []string{in, made.String(), "7", "7/" + p.Protocol} {
+			if match, err := matchForward(name); err != nil || !match(made) {
+				t.Errorf("%q does not find %+v, of %q: %v", name, made, in, err)
+			}
+		}
+	})
 }

@@ -42,6 +42,20 @@ func TestLists(t *testing.T) {
 		{"volumes, a label", func(w *bytes.Buffer) error {
 			return render.Rows(w, `{{.Name}} {{.Label "b"}}`, volumeLayout, []volumeLine{vol})
 		}, "shop_data 2\n"},
+		{
+			"forwards as JSON", func(w *bytes.Buffer) error {
+				return render.Rows(w, "json", forwardLayout, []forwardLine{lineOfForward(api.Forwarded{
+					Forward: state.Forward{Project: "shop", Service: "dns", Target: 53, Protocol: "udp", Local: 5353, Detached: true},
+					Addrs:   []string{"127.0.0.1:5353"}, Replica: "shop-dns-1",
+				})})
+			},
+			`{"Address":"127.0.0.1:5353","Container":"shop-dns-1","Detached":true,"Index":0,"LocalPort":5353,"Port":53,"Project":"shop","Protocol":"udp","Service":"dns","Status":"forwarding"}` + "\n",
+		},
+		{"forwards", func(w *bytes.Buffer) error {
+			return render.Rows(w, "table", forwardLayout, []forwardLine{lineOfForward(api.Forwarded{
+				Forward: state.Forward{Project: "shop", Service: "db", Target: 5432, Protocol: "tcp", Local: 15432}, Addrs: []string{"127.0.0.1:15432"},
+			})})
+		}, "ADDRESS           TARGET        PROJECT   CONTAINER   STATUS\n127.0.0.1:15432   db:5432/tcp   shop                  waiting for a container\n"},
 		{"ls", func(w *bytes.Buffer) error { return render.Rows(w, "table", projectLayout, []projectLine{project}) }, "NAME                STATUS                  CONFIG FILES\nshop                exited(1), running(2)   /srv/compose.yaml\n"},
 		{"images", func(w *bytes.Buffer) error {
 			return render.Rows(w, `table {{.ContainerName}}\t{{.ShortID}}\t{{.HumanSize}}\t{{.Since}}`, imageLayout, []imageLine{image})

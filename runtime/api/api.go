@@ -434,5 +434,45 @@ type VolumeImport struct {
 	Force bool   `json:"force,omitempty"` // although it is not empty
 }
 
+// Forward makes ports of the host's loopback lead to ports of services: all of
+// them, or with an error none.
+type Forward struct {
+	Project string        `json:"project"`
+	Ports   []ForwardPort `json:"ports"`
+	// Detach keeps them until Unforward, or until the project goes down, and
+	// across supervisors; otherwise they end with the request.
+	Detach bool `json:"detach,omitempty"`
+}
+
+// ForwardPort is one port to forward.
+type ForwardPort struct {
+	Service  string `json:"service"`
+	Index    int    `json:"index,omitempty"` // 0: whichever replica runs
+	Target   uint16 `json:"target"`
+	Protocol string `json:"protocol"`            // tcp or udp
+	Local    uint16 `json:"localPort,omitempty"` // 0: any that is free
+	// Prefer takes any free port where Local is not to be had.
+	Prefer bool `json:"prefer,omitempty"`
+}
+
+// Forwarded is a forward and where it leads now.
+type Forwarded struct {
+	state.Forward
+	Addrs   []string `json:"addrs,omitempty"`   // listened on: 127.0.0.1:5432, [::1]:5432
+	Replica string   `json:"replica,omitempty"` // name; empty: none runs, and connections wait for one
+	Fault   string   `json:"fault,omitempty"`   // why it is not listened on
+}
+
+// Forwarding is a line of the answer to Forward.
+type Forwarding struct {
+	Forwards []Forwarded `json:"forwards,omitempty"`
+	Error    *Error      `json:"error,omitempty"` // the last line: they have ended
+}
+
+// Unforward ends forwards.
+type Unforward struct {
+	IDs []string `json:"ids"`
+}
+
 // Replica is a replica as recorded: what ps shows.
 type Replica = state.Replica

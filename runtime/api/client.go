@@ -13,6 +13,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -409,6 +410,55 @@ func (c *Client) Upgrade(ctx context.Context, u Upgrade) error {
 // Shutdown ends the supervisor; it refuses while machines run.
 func (c *Client) Shutdown(ctx context.Context) error {
 	return c.call(ctx, PathShutdown, nil, nil)
+}
+
+// Forward forwards ports until ctx ends, or with Detach beyond; it yields the
+// forwards as they are made, and again whenever something of them changes. When
+// the supervisor dies, or another build takes over, the next one is asked for the
+// same ports.
+func (c *Client) Forward(ctx context.Context, f Forward) iter.Seq2[[]Forwarded, error] {
+	f.Ports = slices.Clone(f.Ports)
+	return func(yield func([]Forwarded, error) bool) {
+		for {
+			for line, err := range stream[Forwarding](ctx, c, PathForward, f) {
+				if err == nil && line.Error != nil {
+					err = line.Error
+				}
+				_, answered := errors.AsType[*Error](err)
+				switch {
+				case err == nil:
+				case answered, ctx.Err() != nil, f.Detach, errors.Is(err, ErrNoSupervisor):
+					yield(nil, err)
+					return
+				default:
+					continue // it broke off
+				}
+				for i, made := range line.Forwards {
+					f.Ports[i].Local, f.Ports[i].Prefer = made.Local, false
+				}
+				if !yield(line.Forwards, nil) {
+					return
+				}
+			}
+			switch {
+			case ctx.Err() != nil:
+				yield(nil, ctx.Err())
+				return
+			case f.Detach:
+				return
+			}
+		}
+	}
+}
+
+// Forwards lists what is forwarded.
+func (c *Client) Forwards(ctx context.Context) ([]Forwarded, error) {
+	return ask[[]Forwarded](ctx, c, PathForwards, nil)
+}
+
+// Unforward ends forwards, by their ids.
+func (c *Client) Unforward(ctx context.Context, ids ...string) error {
+	return c.call(ctx, PathUnforward, Unforward{IDs: ids}, nil)
 }
 
 func (c *Client) request(ctx context.Context, path string, body io.Reader) (*http.Request, error) {

@@ -41,6 +41,9 @@ const (
 	PathVolumeRemove = "/v1/volume/remove" // POST VolumeRef -> nothing
 	PathVolumeExport = "/v1/volume/export" // POST VolumeRef -> tar
 	PathVolumeImport = "/v1/volume/import" // POST tar, header VolumeImport -> nothing
+	PathForward      = "/v1/forward"       // POST Forward -> Forwarding, a line whenever something of it changes
+	PathForwards     = "/v1/forwards"      // POST -> []Forwarded
+	PathUnforward    = "/v1/forward/rm"    // POST Unforward -> nothing
 	PathImageRemove  = "/v1/image/remove"  // POST RemoveImage -> RemovedImage
 	PathUpgrade      = "/v1/upgrade"       // POST Upgrade -> nothing, the connection closes when it has handed over
 	PathShutdown     = "/v1/shutdown"      // POST -> nothing: ends a supervisor that keeps no machine

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -210,3 +211,22 @@ type Network struct {
 	// replica's name, so that a recreated one finds its address again.
 	Addresses ipam.State `json:"addresses"`
 }
+
+// Forward is a port of the host's loopback that leads to a port of a service,
+// published or not. Those that end with the command that asked for them are not
+// recorded.
+type Forward struct {
+	ID      string    `json:"id"`
+	Created time.Time `json:"created"`
+
+	Project  string `json:"project"`
+	Service  string `json:"service"`
+	Index    int    `json:"index,omitempty"` // the replica's number; 0: whichever runs
+	Target   uint16 `json:"target"`
+	Protocol string `json:"protocol"`  // tcp or udp
+	Local    uint16 `json:"localPort"` // of the host's loopback
+	Detached bool   `json:"detached,omitempty"`
+}
+
+// String names what it leads to: db:5432/tcp.
+func (f Forward) String() string { return fmt.Sprintf("%s:%d/%s", f.Service, f.Target, f.Protocol) }

@@ -93,9 +93,7 @@ func (s *Store) DeleteProject(name string) error {
 // Projects returns all projects by name. A record that cannot be read is part
 // of the error, beside those that can.
 func (s *Store) Projects() ([]*Project, error) {
-	return list[Project](filepath.Join(s.dir, "projects"), func(e fs.DirEntry) (string, bool) {
-		return e.Name(), strings.HasSuffix(e.Name(), ".json")
-	}, func(a, b *Project) int { return cmp.Compare(a.Name, b.Name) })
+	return list[Project](filepath.Join(s.dir, "projects"), ownFile, func(a, b *Project) int { return cmp.Compare(a.Name, b.Name) })
 }
 
 // PutReplica records r.
@@ -188,9 +186,7 @@ func (s *Store) PutNetwork(n *Network) error {
 
 // Networks returns all networks by name.
 func (s *Store) Networks() ([]*Network, error) {
-	return list[Network](filepath.Join(s.dir, "networks"), func(e fs.DirEntry) (string, bool) {
-		return e.Name(), strings.HasSuffix(e.Name(), ".json")
-	}, func(a, b *Network) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
+	return list[Network](filepath.Join(s.dir, "networks"), ownFile, func(a, b *Network) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
 }
 
 // DeleteNetwork forgets a network.
@@ -201,12 +197,38 @@ func (s *Store) DeleteNetwork(id string) error {
 	return removeFile(s.networkPath(id))
 }
 
+func (s *Store) forwardPath(id string) string {
+	return filepath.Join(s.dir, "forwards", id+".json")
+}
+
+// PutForward records f.
+func (s *Store) PutForward(f *Forward) error {
+	if !ValidID(f.ID) {
+		return fmt.Errorf("recording forward %q: not an id", f.ID)
+	}
+	return s.put(s.forwardPath(f.ID), f)
+}
+
+// Forwards returns all forwards, oldest first.
+func (s *Store) Forwards() ([]*Forward, error) {
+	return list[Forward](filepath.Join(s.dir, "forwards"), ownFile,
+		func(a, b *Forward) int { return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID)) })
+}
+
+// DeleteForward forgets a forward.
+func (s *Store) DeleteForward(id string) error {
+	if !ValidID(id) {
+		return nil
+	}
+	return removeFile(s.forwardPath(id))
+}
+
 // Sweep removes what interrupted writes and removals left: temporary files, and
 // directories whose record was never written. Only the writer may call it, and
 // not while it writes.
 func (s *Store) Sweep() error {
 	var faults *multierror.Error
-	for _, kind := range []struct{ dir, record string }{{"projects", ""}, {"networks", ""}, {"replicas", replicaFile}, {"machines", machineFile}, {"removed", removedFile}} {
+	for _, kind := range []struct{ dir, record string }{{"projects", ""}, {"networks", ""}, {"forwards", ""}, {"replicas", replicaFile}, {"machines", machineFile}, {"removed", removedFile}} {
 		dir := filepath.Join(s.dir, kind.dir)
 		entries, err := os.ReadDir(dir)
 		if err != nil {
@@ -263,6 +285,9 @@ func get[T any](path, what string) (*T, error) {
 	}
 	return v, nil
 }
+
+// ownFile finds the records that are files of their own.
+func ownFile(e fs.DirEntry) (string, bool) { return e.Name(), strings.HasSuffix(e.Name(), ".json") }
 
 // within finds the record of objects that have a directory each.
 func within(file string) func(fs.DirEntry) (string, bool) {

@@ -234,6 +234,7 @@ func (c *change) apply(ctx context.Context, a api.Apply, pid int) error {
 		return err
 	}
 	if a.Command == api.Down && len(a.Down.Services) == 0 {
+		c.s.endForwards("its project went down", func(f *forward) bool { return f.rec.Project == c.name })
 		return c.s.forgetProject(c.name)
 	}
 	return nil

@@ -9,6 +9,6 @@
 // the Supervisor's; Close waits for all.
 //
 // Locks, in the order they are taken: a project's turn (one plan at a time), a
-// replica's op (one start, stop or removal at a time), a record's save, then
-// Supervisor.mu, which guards all data and is never held while waiting.
+// replica's op (one start, stop or removal at a time), a record's save, the
+// forwards', then Supervisor.mu, which guards all data and is never held while waiting.
 package supervisor

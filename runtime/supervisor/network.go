@@ -407,13 +407,17 @@ func (s *Supervisor) interfaces(c *wire.Container, endpoints []state.Endpoint) {
 }
 
 // plugReplica gives a replica's container its places on the networks, with its
-// names, and leads its published ports there. What is there already stays.
+// names, and leads its published and forwarded ports there. What is there already stays.
 func (s *Supervisor) plugReplica(h *hosted, r *replica) error {
 	rec := s.snapshot(r)
 	if err := s.attachReplica(h, rec); err != nil {
 		return err
 	}
-	return s.publish(r, rec)
+	if err := s.publish(r, rec); err != nil {
+		return err
+	}
+	s.offer(r)
+	return nil
 }
 
 // attachReplica does that without the ports.
@@ -436,6 +440,7 @@ func (s *Supervisor) attachReplica(h *hosted, rec *state.Replica) error {
 
 // unplugReplica takes both back.
 func (s *Supervisor) unplugReplica(h *hosted, r *replica) {
+	s.withdraw(r)
 	s.unpublish(r)
 	rec := s.snapshot(r)
 	for _, e := range rec.Endpoints {
@@ -478,13 +483,7 @@ func (s *Supervisor) publish(r *replica, rec *state.Replica) error {
 	if len(rec.Ports) == 0 || len(rec.Endpoints) == 0 {
 		return nil
 	}
-	to := rec.Endpoints[0]
-	routed := false
-	for _, e := range rec.Endpoints {
-		if e.Gateway {
-			to, routed = e, true
-		}
-	}
+	to, routed := wayIn(rec.Endpoints)
 	var published []state.Published
 	for _, p := range rec.Ports {
 		got, err := s.publishPort(r, rec, to, p, !routed)
@@ -495,6 +494,17 @@ func (s *Supervisor) publish(r *replica, rec *state.Replica) error {
 	}
 	s.updateLater(r, func(rec *state.Replica) { rec.Published = published })
 	return nil
+}
+
+// wayIn is the network by which a replica is reached from the host, and whether
+// its answers to anywhere go back that way.
+func wayIn(endpoints []state.Endpoint) (to state.Endpoint, routed bool) {
+	for _, e := range endpoints {
+		if e.Gateway {
+			return e, true
+		}
+	}
+	return endpoints[0], false
 }
 
 // publishPort listens for one port, on every address it is to be had.
@@ -544,7 +554,7 @@ func (s *Supervisor) publishAt(r *replica, rec *state.Replica, to state.Endpoint
 			pub.Listener, f, err = listenTCP(kept, k.addr)
 		}
 		if err != nil {
-			return nil, portError(p, k.addr, err)
+			return nil, s.portError(p, k.addr, err)
 		}
 		if pub.Packet != nil {
 			k.addr = addrOf(pub.Packet.LocalAddr(), ip)

@@ -189,7 +189,7 @@ func (s *Supervisor) checkPort(svc *spec.Service, port spec.Port, held map[socke
 				continue
 			}
 			if err := tryListen(k); err != nil {
-				last = portError(state.PublishSpec{Port: port, Service: svc.Name}, k.addr, err)
+				last = s.portError(state.PublishSpec{Port: port, Service: svc.Name}, k.addr, err)
 				break
 			}
 			wanted[k] = svc
@@ -216,22 +216,36 @@ func tryListen(k socket) error {
 	return err
 }
 
-// portError says why a port cannot be listened on, and what to do.
-func portError(p state.PublishSpec, at netip.AddrPort, err error) error {
-	what := fmt.Sprintf("service %q: publishing port %d", p.Service, at.Port())
-	e := &spec.Error{Pos: p.Pos}
+// portError says why a port cannot be published, and what to do.
+func (s *Supervisor) portError(p state.PublishSpec, at netip.AddrPort, err error) error {
+	e := listenError(fmt.Sprintf("service %q: publishing", p.Service), socket{p.Protocol, at}, err, s.portHolder)
+	e.Pos = p.Pos
+	return e
+}
+
+// listenError says why a port cannot be listened on, and what to do. holder tells
+// what of our own has it.
+func listenError(what string, at socket, err error, holder func(socket) (what, cure string)) *spec.Error {
+	what = fmt.Sprintf("%s port %d", what, at.addr.Port())
+	e := &spec.Error{}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		e.Err = fmt.Errorf("%s: address already in use", what)
+		ours, cure := holder(at)
+		if ours != "" {
+			e.Err = fmt.Errorf("%s: %w: %s", what, syscall.EADDRINUSE, ours)
+			e.Hint = "take another port of the host, or " + cure
+			return e
+		}
+		e.Err = fmt.Errorf("%s: %w", what, syscall.EADDRINUSE)
 		e.Hint = "another program listens on it: change the host port, or stop that program"
-		if owner := portOwner(p.Protocol, at); owner != "" {
+		if owner := portOwner(at.proto, at.addr); owner != "" {
 			e.Hint = owner + " listens on it: change the host port, or stop that program"
 		}
 	case errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EPERM):
 		e.Err = fmt.Errorf("%s: ports below %d are reserved for root", what, unprivilegedStart())
-		e.Hint = fmt.Sprintf("allow it with: sudo sysctl -w net.ipv4.ip_unprivileged_port_start=%d", at.Port())
+		e.Hint = fmt.Sprintf("allow it with: sudo sysctl -w net.ipv4.ip_unprivileged_port_start=%d", at.addr.Port())
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		e.Err = fmt.Errorf("%s: this host has no address %s", what, at.Addr())
+		e.Err = fmt.Errorf("%s: this host has no address %s", what, at.addr.Addr())
 	default:
 		e.Err = fmt.Errorf("%s: %w", what, err)
 	}

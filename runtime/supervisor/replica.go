@@ -36,6 +36,7 @@ type replica struct {
 	gone    bool
 	dirty   bool     // the record has changed since it was last written
 	ports   []string // ids of what is published for it
+	plugged bool     // its container has its place on the networks
 	run     int      // counts its starts
 	// starting is set while the machine is asked to start it: how it ends before
 	// the answer is kept in early.

@@ -146,6 +146,8 @@ type Supervisor struct {
 	events bus // what happens to objects, for whoever watches
 	turns  turns
 
+	forwards forwards
+
 	heldMu sync.Mutex // guards opt.Held; taken last
 	keptMu sync.Mutex // one pruning of removed replicas' logs at a time; taken last
 	netMu  sync.Mutex // one change of networks or leases at a time; taken before mu
@@ -197,6 +199,7 @@ func New(opt Options) (*Supervisor, error) {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.turns.init()
+	s.forwards.init()
 	if err := s.load(); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("starting the supervisor: %w", err)
@@ -227,6 +230,9 @@ func (s *Supervisor) load() error {
 		}
 	}
 	s.loadReplicas(replicas)
+	if err := s.loadForwards(); err != nil {
+		return err
+	}
 	s.adoptAll(machines)
 	s.dropUnused()
 	s.resetIdle()
@@ -252,7 +258,7 @@ func (s *Supervisor) Close() error {
 	for _, h := range hosts {
 		err = errors.Join(err, h.letGo())
 	}
-	err = errors.Join(err, s.opt.Fabric.Close())
+	err = errors.Join(err, s.opt.Fabric.Close(), s.letGoForwards())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.replicas {
