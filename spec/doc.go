@@ -7,5 +7,6 @@
 // Projects need not look inside. Rules says of every attribute whether it is
 // honoured: nothing is dropped in silence. README.md tells how.
 //
-// The package starts no goroutine that outlives a call, and writes nothing.
+// The package starts no goroutine that outlives a call, and writes nothing: files
+// from git and registries are fetched by the Remote that it is given.
 package spec

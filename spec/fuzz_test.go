@@ -109,7 +109,7 @@ func FuzzIndex(f *testing.F) {
 	seeds(f)
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, text string) {
-		x := newIndex([]types.ConfigFile{{Filename: "-", Content: []byte(text)}}, dir, types.Mapping{}, func(string) string { return "<stdin>" })
+		x := newIndex([]types.ConfigFile{{Filename: "-", Content: []byte(text)}}, dir, types.Mapping{}, func(string) string { return "<stdin>" }, nil)
 		for path, e := range x.at {
 			checkPlace(t, text, e.pos)
 			if e.pos.Line == 0 {

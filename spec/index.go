@@ -37,6 +37,7 @@ type source struct {
 	err     error // of its syntax, or of reading it
 	from    Pos   // where it is named, if it is no root file
 	extends bool  // read only because a service extends one of its services
+	missing bool  // lies elsewhere, and err is why it could not be fetched
 }
 
 // entry is one key or list item of the merged files.
@@ -51,11 +52,16 @@ type entry struct {
 // later files replace those of earlier ones, as their values do.
 type index struct {
 	display func(path string) string
+	fetch   fetchFunc
 	sources []*source
 	at      map[string]entry // by path, joined by pathSep
 	visits  int
 	depth   int
 }
+
+// fetchFunc returns the local copy of a file that lies elsewhere, or false for a
+// path.
+type fetchFunc func(name string) (file string, elsewhere bool, err error)
 
 // pathSep joins path parts: names may hold dots, never NUL.
 const pathSep = "\x00"
@@ -64,9 +70,9 @@ func join(parts ...string) string { return strings.Join(parts, pathSep) }
 
 // newIndex reads the root files' contents and every file they include or
 // extend. It never fails: what cannot be read has no places, and the loader
-// says why it could not.
-func newIndex(files []types.ConfigFile, dir string, env types.Mapping, display func(string) string) *index {
-	x := &index{display: display, at: map[string]entry{}}
+// says why it could not. A nil fetch takes every name for a path.
+func newIndex(files []types.ConfigFile, dir string, env types.Mapping, display func(string) string, fetch fetchFunc) *index {
+	x := &index{display: display, fetch: fetch, at: map[string]entry{}}
 	for _, f := range files {
 		x.addFile(x.read(f.Filename, f.Content, dir, env), nil)
 	}
@@ -202,10 +208,14 @@ func (x *index) addIncludes(s *source, list *yaml.Node, including []string) {
 				projectDir = s.interpolate(n.Value)
 			}
 		}
+		reachable := true
 		for i, p := range paths {
-			paths[i] = absolute(s.dir, p)
+			var ok bool
+			if paths[i], ok = x.resolve(s, item, p); !ok {
+				reachable = false
+			}
 		}
-		if len(paths) == 0 {
+		if len(paths) == 0 || !reachable {
 			continue
 		}
 		dir := filepath.Dir(paths[0])
@@ -225,6 +235,30 @@ func (x *index) addIncludes(s *source, list *yaml.Node, including []string) {
 			x.addFile(f, including)
 		}
 	}
+}
+
+// resolve returns the path of a file that one names at a node, after fetching it
+// if it lies elsewhere. Where that fails, a source without content says why.
+func (x *index) resolve(s *source, at *yaml.Node, name string) (string, bool) {
+	if x.fetch == nil {
+		return absolute(s.dir, name), true
+	}
+	for _, known := range x.sources {
+		if known.missing && known.path == name {
+			return "", false
+		}
+	}
+	file, elsewhere, err := x.fetch(name)
+	switch {
+	case err != nil:
+		if len(x.sources) < maxFiles {
+			x.sources = append(x.sources, &source{path: name, err: err, from: x.pos(s, at), missing: true})
+		}
+		return "", false
+	case elsewhere:
+		return file, true
+	}
+	return absolute(s.dir, name), true
 }
 
 // includeEnv is the environment an included file is interpolated with.
@@ -372,7 +406,10 @@ func (x *index) addExtends(s *source, service *yaml.Node, path []string) {
 			if len(x.sources) >= maxFiles {
 				return
 			}
-			file := absolute(s.dir, s.interpolate(n.Value))
+			file, ok := x.resolve(s, n, s.interpolate(n.Value))
+			if !ok {
+				return
+			}
 			known := len(x.sources)
 			from = x.read(file, nil, filepath.Dir(file), s.env)
 			if len(x.sources) > known {

@@ -51,6 +51,8 @@ type Options struct {
 	// it names. Neither is looked at, and hashes stay empty.
 	NamesOnly bool
 
+	Remote Remote // fetches files from elsewhere; nil: every name is a path
+
 	Environ []string  // KEY=VALUE; nil is the process's own
 	Stdin   io.Reader // for "-"; nil is the process's own
 
@@ -97,6 +99,7 @@ func Load(ctx context.Context, o Options) (*Project, []Warning, error) {
 // loading is one run of Load or Render.
 type loading struct {
 	opt      Options
+	remote   *resources
 	dir      string // of the project
 	files    []types.ConfigFile
 	origin   string // how the files were found, if nobody named them
@@ -116,16 +119,15 @@ type loading struct {
 	x        *index
 }
 
+func newLoading(o Options) *loading {
+	return &loading{opt: o, remote: newResources(o.Remote, o.NamesOnly)}
+}
+
 // prepare finds the files and the environment. The order is docker compose's
 // (cmd/compose, toProjectOptions): .env is read twice, because the first may
 // name the compose file, whose directory then holds the second.
 func prepare(ctx context.Context, o Options) (*loading, error) {
-	for _, f := range o.Files {
-		if strings.Contains(f, "://") || strings.HasPrefix(f, "git@") {
-			return nil, &Error{Err: fmt.Errorf("compose file %q: files from git and registries are not supported yet", f), Hint: "fetch it, and name the file in it with -f"}
-		}
-	}
-	l := &loading{opt: o}
+	l := newLoading(o)
 	po, err := l.discover()
 	if err != nil {
 		return nil, &Error{Err: err}
@@ -151,10 +153,14 @@ func prepare(ctx context.Context, o Options) (*loading, error) {
 		}
 	}
 	l.opt.Compatibility = o.Compatibility || utils.StringToBool(l.env["COMPOSE_COMPATIBILITY"])
-	if err := l.read(ctx, po.ConfigPaths); err != nil {
+	main, err := l.read(ctx, po.ConfigPaths)
+	if err != nil {
 		return nil, err
 	}
-	l.setName(o)
+	if main.File != "" && po.WorkingDir == "" {
+		l.dir = filepath.Dir(main.File)
+	}
+	l.setName(o, main.Name)
 	return l, nil
 }
 
@@ -166,7 +172,7 @@ func (l *loading) discover() (po *cli.ProjectOptions, err error) {
 		environ = os.Environ()
 	}
 	osEnv := utils.GetAsEqualsMap(environ)
-	pre := []cli.ProjectOptionsFn{cli.WithWorkingDirectory(o.ProjectDirectory), cli.WithEnv(environ)}
+	pre := []cli.ProjectOptionsFn{cli.WithResourceLoader(l.remote), cli.WithWorkingDirectory(o.ProjectDirectory), cli.WithEnv(environ)}
 	if _, ok := osEnv["PWD"]; !ok {
 		if wd, err := os.Getwd(); err == nil {
 			pre = append(pre, cli.WithEnv([]string{"PWD=" + wd}))
@@ -193,8 +199,7 @@ func (l *loading) discover() (po *cli.ProjectOptions, err error) {
 // configure the command line as well as the compose file. What is wrong with the
 // files is for Load to say.
 func ComposeVariables(o Options) map[string]string {
-	l := &loading{opt: o}
-	po, err := l.discover()
+	po, err := newLoading(o).discover()
 	if err != nil {
 		return nil
 	}
@@ -246,31 +251,44 @@ func (l *loading) envFileOption(files []string, osEnv types.Mapping) cli.Project
 }
 
 // read gets the contents of the root files, once: standard input is also what
-// places are taken from.
-func (l *loading) read(ctx context.Context, paths []string) error {
+// places are taken from. If the first of them lies elsewhere, main is its copy.
+func (l *loading) read(ctx context.Context, paths []string) (main Fetched, err error) {
+	path := 0 // how many had one
 	for _, p := range paths {
 		if err := ctx.Err(); err != nil {
-			return err
+			return main, err
 		}
 		var data []byte
-		var err error
-		if p == "-" {
+		switch {
+		case p == "-":
 			in := l.opt.Stdin
 			if in == nil {
 				in = os.Stdin
 			}
 			data, err = readBounded(in)
-		} else {
+		case l.remote.Accept(p):
+			copied, ferr := l.remote.fetch(ctx, p)
+			if ferr != nil {
+				return main, &Error{Err: ferr}
+			}
+			if path == 0 {
+				main = copied
+			}
+			p = copied.File
+			data, err = readFile(p)
+			path++
+		default:
 			if p, err = filepath.Abs(p); err == nil {
 				data, err = readRoot(p)
 			}
+			path++
 		}
 		if err != nil {
-			return &Error{Err: fmt.Errorf("compose file %q %sis invalid: %w", p, spaced(l.origin), err)}
+			return main, &Error{Err: fmt.Errorf("compose file %q %sis invalid: %w", p, spaced(l.origin), err)}
 		}
 		l.files = append(l.files, types.ConfigFile{Filename: p, Content: data})
 	}
-	return nil
+	return main, nil
 }
 
 func spaced(s string) string {
@@ -342,8 +360,9 @@ func readFile(path string) ([]byte, error) {
 }
 
 // setName applies docker compose's precedence: -p, COMPOSE_PROJECT_NAME, the
-// last file's name, the directory's name.
-func (l *loading) setName(o Options) {
+// last file's name, the directory's name. A copy's directory is called by a
+// digest that changes with every commit, so what it was copied from has the say.
+func (l *loading) setName(o Options, remote string) {
 	switch {
 	case o.ProjectName != "":
 		l.name, l.named, l.explicit = o.ProjectName, NameFromFlag, true
@@ -351,6 +370,8 @@ func (l *loading) setName(o Options) {
 		l.name, l.named, l.explicit = l.env[consts.ComposeProjectName], NameFromEnv, true
 	case l.namedInFile():
 		l.named = NameFromFile
+	case remote != "" && o.ProjectDirectory == "":
+		l.name, l.named = loader.NormalizeProjectName(remote), NameFromRemote
 	default:
 		base := filepath.Base(l.dir)
 		if real, err := filepath.EvalSymlinks(l.dir); err == nil && filepath.Base(real) != base {
@@ -375,7 +396,7 @@ func (l *loading) namedInFile() bool {
 // load runs compose-go. Its errors come back rewritten: every fault of every
 // file, each with its place.
 func (l *loading) load(ctx context.Context, services []string) (*types.Project, error) {
-	if err := l.index(); err != nil {
+	if err := l.index(ctx); err != nil {
 		return nil, err
 	}
 	p, err := l.compose(ctx, nil)
@@ -445,6 +466,7 @@ func (l *loading) compose(ctx context.Context, tweak func(*loader.Options)) (p *
 
 func (l *loading) loaderOptions(tweak func(*loader.Options)) []func(*loader.Options) {
 	return []func(*loader.Options){func(o *loader.Options) {
+		o.ResourceLoaders = []loader.ResourceLoader{l.remote}
 		o.Profiles = l.profiles
 		o.SkipResolveEnvironment = true // of selected services only, later
 		o.SkipResolveLabels = true
@@ -490,10 +512,23 @@ func (l *loading) selectServices(p *types.Project, services []string) (*types.Pr
 
 // index learns where everything stands, and refuses files that must not be
 // read.
-func (l *loading) index() error {
-	l.x = newIndex(l.files, l.dir, l.env, l.display)
+func (l *loading) index(ctx context.Context) error {
+	fetch := func(name string) (string, bool, error) {
+		if !l.remote.Accept(name) {
+			return "", false, nil
+		}
+		file, err := l.remote.Load(ctx, name)
+		return file, true, err
+	}
+	l.x = newIndex(l.files, l.dir, l.env, l.display, fetch)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	var found faults
 	for _, s := range l.x.sources {
+		if s.missing {
+			found.add(s.from, s.err)
+		}
 		if bad := (*badYAML)(nil); errors.As(s.err, &bad) && bad.endless {
 			found.add(Pos{File: s.name, Line: bad.line, Col: bad.col}, bad)
 		}

@@ -19,6 +19,12 @@ import (
 func write(tb testing.TB, files ...string) string {
 	tb.Helper()
 	dir := tb.TempDir()
+	writeIn(tb, dir, files...)
+	return dir
+}
+
+func writeIn(tb testing.TB, dir string, files ...string) {
+	tb.Helper()
 	for i := 0; i < len(files); i += 2 {
 		path := filepath.Join(dir, files[i])
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -28,7 +34,6 @@ func write(tb testing.TB, files ...string) string {
 			tb.Fatal(err)
 		}
 	}
-	return dir
 }
 
 // loadText loads one compose file.
@@ -593,16 +598,6 @@ secrets: {s: {environment: S}}
 	for b.Loop() {
 		if _, _, err := Load(context.Background(), o); err != nil {
 			b.Fatal(err)
-		}
-	}
-}
-
-// TestRemoteFilesAreRefused: what is somewhere else is not looked for here.
-func TestRemoteFilesAreRefused(t *testing.T) {
-	for _, f := range []string{"https://example.com/shop.git#main:deploy", "git@example.com:shop.git", "oci://example.com/shop:1"} {
-		_, _, err := Load(t.Context(), Options{Files: []string{f}, Environ: []string{}})
-		if err == nil || !strings.Contains(err.Error(), `compose file "`+f+`": files from git and registries are not supported yet`) {
-			t.Errorf("%s: %v", f, err)
 		}
 	}
 }

@@ -32,6 +32,7 @@ const (
 	NameFromEnv       NameSource = "environment"
 	NameFromFile      NameSource = "file"
 	NameFromDirectory NameSource = "directory"
+	NameFromRemote    NameSource = "remote" // of the repository that the file came from
 )
 
 // Project is a compose file as loaded: merged, interpolated, with the services

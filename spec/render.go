@@ -176,24 +176,9 @@ func (l *loading) renderModel(ctx context.Context, p *types.Project, r RenderOpt
 // renderRaw prints a model that is not interpolated, which therefore cannot
 // become a typed project.
 func (l *loading) renderRaw(ctx context.Context, r RenderOptions) ([]byte, error) {
-	if err := l.index(); err != nil {
-		return nil, err
-	}
-	var model map[string]any
-	err := l.captured(func() (err error) {
-		defer func() {
-			if p := recover(); p != nil {
-				err = fmt.Errorf("the compose file cannot be read: %v", p)
-			}
-		}()
-		model, err = loader.LoadModelWithContext(ctx, types.ConfigDetails{
-			ConfigFiles: slices.Clone(l.files), WorkingDir: l.dir, Environment: l.env,
-		}, l.loaderOptions(nil)...)
-		return err
-	})
-	l.placeWarnings()
+	model, err := l.rawModel(ctx)
 	if err != nil {
-		return nil, l.diagnose(ctx, err)
+		return nil, err
 	}
 	keys := func(section string) []byte {
 		m, _ := model[section].(map[string]any)
@@ -223,6 +208,60 @@ func (l *loading) renderRaw(ctx context.Context, r RenderOptions) ([]byte, error
 		}
 	}
 	return encode(model, r.Format)
+}
+
+// rawModel is what the files say together, as compose-go has it before it gets
+// types.
+func (l *loading) rawModel(ctx context.Context) (model map[string]any, err error) {
+	if err := l.index(ctx); err != nil {
+		return nil, err
+	}
+	err = l.captured(func() (err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("the compose file cannot be read: %v", p)
+			}
+		}()
+		model, err = loader.LoadModelWithContext(ctx, types.ConfigDetails{
+			ConfigFiles: slices.Clone(l.files), WorkingDir: l.dir, Environment: l.env,
+		}, l.loaderOptions(nil)...)
+		return err
+	})
+	l.placeWarnings()
+	if err != nil {
+		return nil, l.diagnose(ctx, err)
+	}
+	return model, nil
+}
+
+// Variable is one that the compose files use.
+type Variable struct {
+	Name     string
+	Value    string // what the environment or an env file gives it
+	Set      bool   // one of them does
+	Default  string // what the files use otherwise
+	Required bool
+}
+
+// UsedVariables returns the variables that the compose files use, by name.
+func UsedVariables(ctx context.Context, o Options) ([]Variable, error) {
+	l, err := prepare(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	l.tweak = func(lo *loader.Options) { lo.SkipInterpolation = true }
+	model, err := l.rawModel(ctx)
+	if err != nil {
+		return nil, err
+	}
+	used := template.ExtractVariables(model, template.DefaultPattern)
+	var out []Variable
+	for _, name := range sortedKeys(used) {
+		v := Variable{Name: name, Default: used[name].DefaultValue, Required: used[name].Required}
+		v.Value, v.Set = l.env[name]
+		out = append(out, v)
+	}
+	return out, nil
 }
 
 func encode(v any, format string) ([]byte, error) {

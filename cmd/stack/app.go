@@ -35,7 +35,8 @@ type app struct {
 	parallel int // steps at a time; below 1: no limit
 	dryRun   bool
 	debug    bool
-	adopt    bool // the project may be another checkout's
+	adopt    bool     // the project may be another checkout's
+	insecure []string // registries of compose files that speak HTTP
 
 	// Deprecated spellings, which scripts still use.
 	noANSI  bool
@@ -142,9 +143,10 @@ func (a *app) root() *cobra.Command {
 	root.Flags().SetInterspersed(false)
 	root.TraverseChildren = true
 
+	a.load.Remote = &remoteFiles{app: a}
 	f := root.Flags()
 	f.SortFlags = false
-	f.StringArrayVarP(&a.load.Files, "file", "f", nil, "compose configuration `file`, repeatable; - is standard input")
+	f.StringArrayVarP(&a.load.Files, "file", "f", nil, "compose configuration `file`, repeatable; - is standard input, and it may lie in a git repository or an OCI registry")
 	f.StringVarP(&a.load.ProjectName, "project-name", "p", "", "project `name`")
 	f.StringVar(&a.load.ProjectDirectory, "project-directory", "", "`directory` that relative paths start from (default: of the first file)")
 	f.StringArrayVar(&a.load.Profiles, "profile", nil, "enable a `profile`, repeatable")
@@ -161,7 +163,8 @@ func (a *app) root() *cobra.Command {
 	f.BoolVar(&a.verbose, "verbose", false, "as --debug")
 	f.BoolVar(&a.noANSI, "no-ansi", false, "print no ANSI control characters")
 	f.StringVar(&a.workdir, "workdir", "", "as --project-directory")
-	for _, name := range []string{"verbose", "no-ansi", "workdir"} {
+	f.StringArrayVar(&a.insecure, "insecure-registry", nil, "`host` of a registry of compose files that speaks HTTP without TLS")
+	for _, name := range []string{"verbose", "no-ansi", "workdir", "insecure-registry"} {
 		f.Lookup(name).Hidden = true
 	}
 

@@ -38,7 +38,7 @@ func (a *app) create() *cobra.Command {
 				return err
 			}
 			o.Services = services
-			_, c, change, err := a.upChange(ctx, o)
+			_, c, change, err := a.upChange(ctx, o, yes)
 			if err != nil {
 				return err
 			}

@@ -135,7 +135,7 @@ func (a *app) rm() *cobra.Command {
 					fmt.Fprintln(a.out, going)
 				} else {
 					fmt.Fprintln(a.err, going)
-					if yes, err := a.ask(ctx, "Are you sure?"); err != nil || !yes {
+					if yes, err := a.ask(ctx, "Are you sure?", false); err != nil || !yes {
 						return err
 					}
 				}

@@ -149,9 +149,9 @@ func (l *login) run(ctx context.Context, args []string) error {
 }
 
 // held tells of a pause that the registry asks for.
-func (l *login) held(h registry.Hold) {
+func (a *app) held(h registry.Hold) {
 	if h.For > 0 {
-		fmt.Fprintf(l.err, "%s answers %d: waiting\n", h.Host, h.Status)
+		fmt.Fprintf(a.err, "%s answers %d: waiting\n", h.Host, h.Status)
 	}
 }
 

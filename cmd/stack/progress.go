@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"strings"
 
@@ -127,7 +128,7 @@ func (a *app) applyTo(ctx context.Context, c *api.Client, change api.Apply, p re
 			if s.Noun != planner.VolumeNoun || s.Verb != planner.Recreate || agreed[s.Name] {
 				continue
 			}
-			yes, err := a.ask(ctx, fmt.Sprintf("Volume %q exists but doesn't match configuration in compose file. Recreate (data will be lost)?", s.Name))
+			yes, err := a.ask(ctx, fmt.Sprintf("Volume %q exists but doesn't match configuration in compose file. Recreate (data will be lost)?", s.Name), false)
 			if err != nil {
 				return err
 			}
@@ -138,13 +139,20 @@ func (a *app) applyTo(ctx context.Context, c *api.Client, change api.Apply, p re
 	}
 }
 
-// ask puts a yes-or-no question; no is the default.
-func (a *app) ask(ctx context.Context, question string) (bool, error) {
-	fmt.Fprintf(a.err, "%s [y/N] ", question)
+// ask puts a yes-or-no question. Somebody who only presses Enter at a terminal
+// says preset; where nobody answers, it is no.
+func (a *app) ask(ctx context.Context, question string, preset bool) (bool, error) {
+	choice := "[y/N]"
+	if preset {
+		choice = "[Y/n]"
+	}
+	fmt.Fprintf(a.err, "%s %s ", question, choice)
 	answer := make(chan string, 1)
 	go func() { // a blocked read of a terminal cannot be cancelled: it ends with the program
 		var line string
-		_, _ = fmt.Fscanln(a.in, &line)
+		if _, err := fmt.Fscanln(a.in, &line); line == "" && preset && err != nil && !errors.Is(err, io.EOF) && isTerminal(a.in) {
+			line = "y" // an empty one is "unexpected newline"
+		}
 		answer <- line
 	}()
 	select {

@@ -59,7 +59,7 @@ before anything is removed, and nothing else is.`,
 					a.listFreed(found, func(what string, f api.Freed) {
 						fmt.Fprintf(a.err, "  - %s %s (%s)\n", strings.ToLower(what), shownFreed(f), units.HumanSize(float64(f.Bytes)))
 					})
-					ok, err := a.ask(ctx, fmt.Sprintf("This frees %s. Are you sure you want to continue?", units.HumanSize(float64(found.Bytes()))))
+					ok, err := a.ask(ctx, fmt.Sprintf("This frees %s. Are you sure you want to continue?", units.HumanSize(float64(found.Bytes()))), false)
 					if err != nil || !ok {
 						return err
 					}

@@ -21,7 +21,7 @@ import (
 
 // runFlags are what run was asked for, beside what the service becomes.
 type runFlags struct {
-	detach, noTTY, tty, quiet, quietPull, removeOrphans bool
+	detach, noTTY, tty, quiet, quietPull, removeOrphans, yes bool
 }
 
 func (a *app) run() *cobra.Command {
@@ -96,6 +96,7 @@ func (a *app) run() *cobra.Command {
 	f.BoolVar(&r.UseAliases, "use-aliases", false, "let the service's network aliases lead to the container too")
 	f.StringVarP(&o.User, "user", "u", "", "run as this `user`")
 	f.StringArrayVarP(&o.Volumes, "volume", "v", nil, "mount a `volume` or a path of the host")
+	f.BoolVarP(&flags.yes, "yes", "y", false, "answer yes to every question")
 	f.StringVarP(&o.WorkingDir, "workdir", "w", "", "working `directory` inside the container")
 	for _, name := range []string{"tty", "quiet-build"} {
 		_ = f.MarkHidden(name) // it was just added
@@ -120,6 +121,9 @@ func (a *app) wantsTTY(asked, want, stdin bool) (bool, error) {
 func (a *app) runOneOff(ctx context.Context, r api.Run, o spec.OneOff, flags runFlags) error {
 	p, err := a.project(ctx, []string{r.Service})
 	if err != nil {
+		return err
+	}
+	if err := a.confirmRemote(ctx, a.load, p, flags.yes, o.Environment); err != nil {
 		return err
 	}
 	if r.Project, r.Set, err = p.OneOff(r.Service, o); err != nil {

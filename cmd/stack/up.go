@@ -227,7 +227,7 @@ func (u *upFlags) observer(next func(api.Event) bool) func(api.Event) bool {
 
 // upBy is upChange as the flags of up ask for it.
 func (a *app) upBy(ctx context.Context, u *upFlags) (*spec.Project, *api.Client, api.Apply, error) {
-	p, c, change, err := a.upChange(ctx, u.opt)
+	p, c, change, err := a.upChange(ctx, u.opt, u.yes || u.plan != nil)
 	if err == nil && len(p.Services) == 0 {
 		err = errors.New("no service selected")
 	}
@@ -242,14 +242,18 @@ func (a *app) upBy(ctx context.Context, u *upFlags) (*spec.Project, *api.Client,
 }
 
 // upChange loads the project and asks for it to be up. Where somebody can be
-// asked, volumes that have changed are made anew if they agree.
-func (a *app) upChange(ctx context.Context, o planner.Options) (*spec.Project, *api.Client, api.Apply, error) {
+// asked, volumes that have changed are made anew if they agree. With yes, a
+// project from elsewhere is not asked about.
+func (a *app) upChange(ctx context.Context, o planner.Options, yes bool) (*spec.Project, *api.Client, api.Apply, error) {
 	if o.IgnoreOrphans = a.envBool("COMPOSE_IGNORE_ORPHANS"); o.IgnoreOrphans && o.RemoveOrphans {
 		return nil, nil, api.Apply{}, errors.New("cannot combine COMPOSE_IGNORE_ORPHANS and --remove-orphans")
 	}
 	load := a.load
 	load.Services, load.NoDependencies = o.Services, o.NoDeps
 	p, err := a.loadProject(ctx, load)
+	if err == nil {
+		err = a.confirmRemote(ctx, load, p, yes, nil)
+	}
 	if err != nil {
 		return nil, nil, api.Apply{}, err
 	}
