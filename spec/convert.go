@@ -147,7 +147,7 @@ func (c *converter) service(name string, in types.ServiceConfig) {
 		StopSignal: in.StopSignal,
 		Attach:     in.Attach == nil || *in.Attach,
 		Labels:     in.Labels, Annotations: in.Annotations, ContainerName: in.ContainerName, Scale: in.GetScale(),
-		Privileged: in.Privileged, CapAdd: in.CapAdd, CapDrop: in.CapDrop, SecurityOpt: in.SecurityOpt,
+		Privileged: in.Privileged, CapAdd: in.CapAdd, CapDrop: in.CapDrop,
 		ReadOnly: in.ReadOnly, Sysctls: in.Sysctls, OOMScoreAdj: int(in.OomScoreAdj), ShmSize: int64(in.ShmSize),
 		NetworkMode: in.NetworkMode, IPC: in.Ipc, PID: in.Pid, Expose: in.Expose,
 		Hostname: in.Hostname, Domainname: in.DomainName,
@@ -236,9 +236,12 @@ func (c *converter) service(name string, in types.ServiceConfig) {
 		}
 		s.StorageSize = n
 	}
-	for i, v := range in.SecurityOpt {
-		c.securityOpt(name, i, v)
+	for _, k := range sortedKeys(in.StorageOpt) {
+		if k != "size" {
+			c.fault(key("storage_opt", k), "", "service %q: storage_opt: %q is not supported, only size is", name, k)
+		}
 	}
+	c.isolation(s, in)
 	s.PostStart = c.hooks(name, "post_start", in.PostStart)
 	s.PreStop = c.hooks(name, "pre_stop", in.PreStop)
 	s.Extension = c.serviceExtension(name, in.Extensions)
@@ -328,7 +331,19 @@ func (c *converter) restart(s *Service, in types.ServiceConfig) {
 		c.fault([]string{"services", s.Name, "deploy", "restart_policy", "condition"}, "one of none, on-failure, any",
 			"service %q: invalid restart_policy condition %q", s.Name, rp.Condition)
 	}
-	if rp.MaxAttempts != nil && s.Restart.Policy == "on-failure" {
+	for _, d := range []struct {
+		name string
+		from *types.Duration
+		to   *time.Duration
+	}{{"delay", rp.Delay, &s.Restart.Delay}, {"window", rp.Window, &s.Restart.Window}} {
+		if d.from == nil {
+			continue
+		}
+		if *d.to = time.Duration(*d.from); *d.to < 0 {
+			c.fault([]string{"services", s.Name, "deploy", "restart_policy", d.name}, "", "service %q: restart_policy.%s must not be negative", s.Name, d.name)
+		}
+	}
+	if rp.MaxAttempts != nil && s.Restart.Policy != "no" {
 		s.Restart.Max = int(min(*rp.MaxAttempts, 1<<31-1))
 	}
 }
@@ -381,7 +396,19 @@ func (c *converter) logging(s *Service, in *types.LoggingConfig) {
 				if n, err := strconv.Atoi(v); err != nil || n < 1 {
 					bad = fmt.Errorf("%q is no number of files", v)
 				}
-			case "compress", "mode", "max-buffer-size", "labels", "labels-regex", "env", "env-regex", "tag":
+			case "mode":
+				if v != "blocking" && v != "non-blocking" {
+					bad = fmt.Errorf("%q is neither blocking nor non-blocking", v)
+				}
+				s.Logging.NonBlocking = v == "non-blocking"
+			case "max-buffer-size":
+				s.Logging.BufferBytes, bad = units.RAMInBytes(v)
+			case "compress":
+				if v != "false" {
+					c.ignored(append(at, "options", k), "log option compress", "older files stay as they are, so that they can be read at any place")
+				}
+			case "labels", "labels-regex", "env", "env-regex", "tag":
+				c.ignored(append(at, "options", k), "log option "+k, "no command shows the details of a line")
 			default:
 				c.ignored(append(at, "options", k), "log option", "no such option of the json-file driver")
 			}
@@ -401,6 +428,7 @@ func (c *converter) resources(s *Service, in types.ServiceConfig) {
 		CPUs: float64(in.CPUS), CPUShares: in.CPUShares, CPUSet: in.CPUSet,
 		MemoryBytes: int64(in.MemLimit), MemoryReservation: int64(in.MemReservation),
 		SwapBytes: int64(in.MemSwapLimit), PIDs: in.PidsLimit,
+		CPUPeriod: c.cpuPeriod(s.Name, in), IO: c.ioRates(s.Name, in.BlkioConfig),
 	}
 	if r.CPUs == 0 {
 		r.CPUs = float64(in.CPUCount)
@@ -506,10 +534,17 @@ func (c *converter) mounts(s *Service, in types.ServiceConfig) {
 			}
 			if v.Bind != nil {
 				m.CreateHostPath, m.Propagation = bool(v.Bind.CreateHostPath), v.Bind.Propagation
+				if strings.HasSuffix(m.Propagation, "shared") {
+					c.ignored(append(at, "bind", "propagation"), "propagation "+m.Propagation, "what is mounted in a machine does not reach its host; what the host mounts is seen")
+				}
 			}
 		case types.VolumeTypeVolume:
 			if v.Volume != nil {
-				m.NoCopy, m.Subpath = v.Volume.NoCopy, v.Volume.Subpath
+				m.NoCopy, m.Subpath, m.Labels = v.Volume.NoCopy, v.Volume.Subpath, v.Volume.Labels
+				if m.Source != "" && len(m.Labels) > 0 {
+					c.ignored(append(at, "volume", "labels"), "the labels", "label the volume itself")
+					m.Labels = nil
+				}
 			}
 			m = c.localDriver(at, m)
 		case types.VolumeTypeTmpfs:
@@ -800,22 +835,6 @@ func parsePublished(v string) (from, to uint16, err error) {
 		return uint16(a), 0, nil
 	}
 	return uint16(a), uint16(b), nil
-}
-
-func (c *converter) securityOpt(service string, i int, v string) {
-	at := []string{"services", service, "security_opt", strconv.Itoa(i)}
-	name, value, _ := strings.Cut(strings.Replace(v, "=", ":", 1), ":")
-	switch name {
-	case "no-new-privileges":
-		if value != "" && value != "true" && value != "false" {
-			c.fault(at, "", "service %q: security_opt %q: not true or false", service, v)
-		}
-	case "seccomp":
-	case "apparmor", "label", "systempaths":
-		c.ignored(at, "security_opt "+name, "the machine's kernel has no such module, and is the service's own")
-	default:
-		c.fault(at, "", "service %q: security_opt %q is not supported", service, v)
-	}
 }
 
 func (c *converter) network(key string, in types.NetworkConfig) {

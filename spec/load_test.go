@@ -423,7 +423,7 @@ func fill(t *testing.T, v reflect.Value) {
 		e := reflect.New(v.Type().Elem()).Elem()
 		fill(t, e)
 		v.SetMapIndex(reflect.ValueOf("x"), e)
-	case reflect.Uint16:
+	case reflect.Uint16, reflect.Uint32:
 		v.SetUint(7)
 	case reflect.Struct:
 		for i := range v.NumField() {

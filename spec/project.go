@@ -103,7 +103,11 @@ type Service struct {
 	Privileged  bool              `json:"privileged,omitempty"`
 	CapAdd      []string          `json:"capAdd,omitempty"`
 	CapDrop     []string          `json:"capDrop,omitempty"`
-	SecurityOpt []string          `json:"securityOpt,omitempty"`
+	SecurityOpt []string          `json:"securityOpt,omitempty"` // seccomp's with the profile in it
+	DeviceRules []string          `json:"deviceRules,omitempty"` // device_cgroup_rules
+	UTS         string            `json:"uts,omitempty"`         // host: it has the host's name
+	Cgroup      string            `json:"cgroup,omitempty"`      // host: it sees all groups of its machine
+	Umask       *uint32           `json:"umask,omitempty"`
 	ReadOnly    bool              `json:"readOnly,omitempty"`
 	Sysctls     map[string]string `json:"sysctls,omitempty"`
 	Ulimits     []Ulimit          `json:"ulimits,omitempty"`
@@ -151,7 +155,10 @@ type Hook struct {
 // Restart is a restart policy.
 type Restart struct {
 	Policy string `json:"policy"`        // no, always, on-failure, unless-stopped
-	Max    int    `json:"max,omitempty"` // of on-failure; 0: without end
+	Max    int    `json:"max,omitempty"` // restarts; 0: without end
+
+	Delay  time.Duration `json:"delay,omitempty"`  // before each restart; 0: longer each time
+	Window time.Duration `json:"window,omitempty"` // a run as long as this counts no restart before it against Max
 }
 
 // Healthcheck is a service's own; zero fields take the image's, then compose's,
@@ -170,6 +177,10 @@ type Healthcheck struct {
 type Logging struct {
 	Driver  string            `json:"driver,omitempty"` // "": json-file
 	Options map[string]string `json:"options,omitempty"`
+	// NonBlocking drops what finds no room in a buffer of BufferBytes, 0 for the
+	// default, instead of having its writer wait.
+	NonBlocking bool  `json:"nonBlocking,omitempty"`
+	BufferBytes int64 `json:"bufferBytes,omitempty"`
 }
 
 // Dependency is one entry of depends_on.
@@ -196,12 +207,23 @@ type Ulimit struct {
 // Resources are limits and reservations; zero is unset.
 type Resources struct {
 	CPUs              float64 `json:"cpus,omitempty"`
+	CPUPeriod         int64   `json:"cpuPeriod,omitempty"` // µs; 0: the default
 	CPUShares         int64   `json:"cpuShares,omitempty"`
 	CPUSet            string  `json:"cpuset,omitempty"`
 	MemoryBytes       int64   `json:"memoryBytes,omitempty"`
 	MemoryReservation int64   `json:"memoryReservation,omitempty"`
 	SwapBytes         int64   `json:"swapBytes,omitempty"` // memory and swap together; -1 unlimited
 	PIDs              int64   `json:"pids,omitempty"`
+	IO                IORates `json:"io,omitzero"`
+}
+
+// IORates bound what a container reads from and writes to each of its disks, in
+// a second; zero is without bound.
+type IORates struct {
+	ReadBytes  int64 `json:"readBytes,omitempty"`
+	WriteBytes int64 `json:"writeBytes,omitempty"`
+	ReadOps    int64 `json:"readOps,omitempty"`
+	WriteOps   int64 `json:"writeOps,omitempty"`
 }
 
 // MountType says what is mounted.
@@ -223,15 +245,16 @@ type Mount struct {
 	ReadOnly bool      `json:"readOnly,omitempty"`
 	Pos      Pos       `json:"pos"`
 
-	CreateHostPath bool     `json:"createHostPath,omitempty"` // bind
-	Propagation    string   `json:"propagation,omitempty"`    // bind
-	NoCopy         bool     `json:"noCopy,omitempty"`         // volume
-	Subpath        string   `json:"subpath,omitempty"`        // volume, image
-	SizeBytes      int64    `json:"sizeBytes,omitempty"`      // tmpfs
-	Mode           uint32   `json:"mode,omitempty"`           // tmpfs
-	UID            int      `json:"uid,omitempty"`            // tmpfs
-	GID            int      `json:"gid,omitempty"`            // tmpfs
-	Options        []string `json:"options,omitempty"`        // tmpfs
+	CreateHostPath bool              `json:"createHostPath,omitempty"` // bind
+	Propagation    string            `json:"propagation,omitempty"`    // bind
+	NoCopy         bool              `json:"noCopy,omitempty"`         // volume
+	Labels         map[string]string `json:"labels,omitempty"`         // anonymous volume
+	Subpath        string            `json:"subpath,omitempty"`        // volume, image
+	SizeBytes      int64             `json:"sizeBytes,omitempty"`      // tmpfs
+	Mode           uint32            `json:"mode,omitempty"`           // tmpfs
+	UID            int               `json:"uid,omitempty"`            // tmpfs
+	GID            int               `json:"gid,omitempty"`            // tmpfs
+	Options        []string          `json:"options,omitempty"`        // tmpfs
 }
 
 // FileRef is a service's use of a config or secret.

@@ -30,9 +30,10 @@ func (r *Rule) depth() int { return strings.Count(r.Path, ".") + 1 }
 // Reasons that several attributes share.
 const (
 	notYet     = "not supported yet"
-	ownKernel  = "the machine's kernel is the service's own"
 	noSwarm    = "there is one host, as with docker compose"
 	noWindows  = "it is for Windows containers"
+	noSwap     = "a machine has no swap"
+	noRealtime = "let the service set its own priorities: cap_add: [SYS_NICE]"
 	noBuilding = "its image must be there already: nothing is built yet" // the planner refuses what is not
 )
 
@@ -62,8 +63,7 @@ var Rules = slices.Concat([]Rule{
 	{"services.*.deploy.placement", Ignored, noSwarm},
 	{"services.*.deploy.update_config", Ignored, noSwarm},
 	{"services.*.deploy.rollback_config", Ignored, noSwarm},
-	{"services.*.deploy.restart_policy.delay", Ignored, "restarts back off by themselves"},
-	{"services.*.deploy.restart_policy.window", Ignored, "restarts back off by themselves"},
+	{"services.*.deploy.restart_policy", Honoured, ""},
 	{"services.*.deploy.resources.reservations.cpus", Ignored, "machines share the host's processors"},
 	{"services.*.deploy.resources.reservations.generic_resources", Ignored, noSwarm},
 	{"services.*.deploy.resources.reservations.devices", Refused, "GPUs are not passed into machines"},
@@ -90,24 +90,26 @@ var Rules = slices.Concat([]Rule{
 	{"services.*.tty", Honoured, ""},
 }, under("services.*.", []Rule{
 	{"annotations", Honoured, ""},
-	{"blkio_config", Ignored, "a machine's disks are its own"},
+	{"blkio_config", Honoured, ""}, // by value
+	{"blkio_config.weight", Ignored, "nobody else is on the machine's disks"},
+	{"blkio_config.weight_device", Ignored, "nobody else is on the machine's disks"},
 	{"cap_add", Honoured, ""},
 	{"cap_drop", Honoured, ""},
-	{"cgroup", Ignored, ownKernel},
-	{"cgroup_parent", Ignored, ownKernel},
+	{"cgroup", Honoured, ""},
+	{"cgroup_parent", Ignored, "a machine has groups for its containers only"},
 	{"command", Honoured, ""},
 	{"configs", Honoured, ""},
 	{"cpu_count", Honoured, ""},
 	{"cpu_percent", Ignored, noWindows},
 	{"cpu_period", Honoured, ""},
 	{"cpu_quota", Honoured, ""},
-	{"cpu_rt_period", Ignored, ownKernel},
-	{"cpu_rt_runtime", Ignored, ownKernel},
+	{"cpu_rt_period", Ignored, noRealtime},
+	{"cpu_rt_runtime", Ignored, noRealtime},
 	{"cpu_shares", Honoured, ""},
 	{"cpus", Honoured, ""},
 	{"cpuset", Honoured, ""},
 	{"credential_spec", Refused, noWindows},
-	{"device_cgroup_rules", Ignored, ownKernel},
+	{"device_cgroup_rules", Honoured, ""},
 	{"devices", Honoured, ""}, // the machine's own; others are refused by value
 	{"dns", Honoured, ""},
 	{"dns_opt", Honoured, ""},
@@ -130,14 +132,14 @@ var Rules = slices.Concat([]Rule{
 	{"mac_address", Honoured, ""},
 	{"mem_limit", Honoured, ""},
 	{"mem_reservation", Honoured, ""},
-	{"mem_swappiness", Ignored, ownKernel},
+	{"mem_swappiness", Ignored, noSwap},
 	{"memswap_limit", Honoured, ""},
 	{"models", Refused, "there is no model runner"},
 	{"network_mode", Honoured, ""}, // by value
 	{"networks", Honoured, ""},
 	{"networks.*.driver_opts", Ignored, "no kernel bridge carries this network"},
 	{"networks.*.link_local_ips", Ignored, "addresses are given by the network itself"},
-	{"oom_kill_disable", Ignored, "a container without memory is ended, its machine is not"},
+	{"oom_kill_disable", Ignored, "cgroup v2 has no such thing, with docker neither"},
 	{"oom_score_adj", Honoured, ""},
 	{"pid", Honoured, ""}, // by value
 	{"pids_limit", Honoured, ""},
@@ -156,14 +158,14 @@ var Rules = slices.Concat([]Rule{
 	{"sysctls", Honoured, ""},
 	{"tmpfs", Honoured, ""},
 	{"ulimits", Honoured, ""},
-	{"umask", Refused, notYet},
+	{"umask", Honoured, ""},
 	{"use_api_socket", Refused, "a machine has no docker engine to talk to"},
 	{"user", Honoured, ""},
-	{"userns_mode", Ignored, ownKernel},
-	{"uts", Ignored, ownKernel},
+	{"userns_mode", Ignored, "users are not mapped: the kernel is the service's own"},
+	{"uts", Honoured, ""}, // by value
 	{"volumes", Honoured, ""},
-	{"volumes.[].bind.recursive", Ignored, "a bind shows what is mounted below it"},
-	{"volumes.[].volume.labels", Ignored, "label the volume itself"},
+	{"volumes.[].bind.recursive", Ignored, "a bind shows what is mounted below it, read-only if it is"},
+	{"volumes.[].volume.labels", Honoured, ""}, // by value
 	{"volumes_from", Honoured, ""},
 	{"working_dir", Honoured, ""},
 }))
@@ -273,13 +275,17 @@ var userNamed = []string{"services", "networks", "volumes", "configs", "secrets"
 
 // harmless are values that ask for what is anyway the case.
 func harmless(path []string, value string) bool {
-	switch path[len(path)-1] {
-	case "cgroup":
-		return value == "private"
-	case "mode":
-		return value == "replicated"
-	}
-	return false
+	return slices.Contains(harmlessValues[path[len(path)-1]], value)
+}
+
+var harmlessValues = map[string][]string{
+	"endpoint_mode":    {"dnsrr"}, // a service's name has the addresses of all its replicas
+	"isolation":        {"default"},
+	"mode":             {"replicated"},
+	"oom_kill_disable": {"false"},
+	"recursive":        {"enabled", "readonly"},
+	"runtime":          {"runc", "io.containerd.runc.v2"},
+	"userns_mode":      {"host"},
 }
 
 // inUse tells whether a path belongs to something this run makes: a service

@@ -50,7 +50,14 @@ Some attributes are honoured for some values only; the others are errors at thei
 | ` + "`services.*.devices`" + ` | devices that a machine has of its own: ` + "%s" + ` |
 | ` + "`services.*.volumes`" + ` | bind, volume, tmpfs, image; not a ` + "`docker.sock`" + ` |
 | ` + "`services.*.logging.driver`" + ` | ` + "`json-file`, `local`, `none`" + `; others are ignored with a warning |
-| ` + "`services.*.security_opt`" + ` | ` + "`no-new-privileges`, `seccomp`; `apparmor` and `label`" + ` are ignored with a warning |
+| ` + "`services.*.security_opt`" + ` | ` + "`no-new-privileges`, `seccomp`, `systempaths=unconfined`, `writable-cgroups`; `apparmor` and `label`" + ` are ignored with a warning |
+| ` + "`services.*.blkio_config`" + ` | the rates: the lowest of each kind holds for every disk of the container, whatever device of the host is named |
+| ` + "`services.*.uts`" + ` | ` + "`host`" + `: the service has the host's name |
+| ` + "`services.*.cgroup`" + ` | ` + "`private`; `host`" + `: the service sees all groups of its machine |
+| ` + "`services.*.userns_mode`, `services.*.isolation`, `services.*.runtime`" + ` | ` + "`host`, `default`, `runc`" + ` ask for what is so; others are ignored with a warning |
+| ` + "`services.*.logging.options`" + ` | ` + "`max-size`, `max-file`, `mode`, `max-buffer-size`" + `; others are ignored with a warning |
+| ` + "`services.*.volumes.[].bind.propagation`" + ` | what the host mounts is seen, with any; ` + "`shared`, `rshared`" + ` with a warning: what is mounted in a machine stays there |
+| ` + "`services.*.volumes.[].volume.labels`" + ` | of an anonymous volume; else ignored with a warning: label the volume itself |
 | ` + "`services.*.ports`" + ` | tcp and udp |
 | ` + "`networks.*.driver`" + ` | ` + "`bridge`; `overlay`" + ` is a bridge, with a warning |
 | ` + "`networks.*.driver_opts`" + ` | ` + "`com.docker.network.driver.mtu`" + `; others are ignored with a warning |

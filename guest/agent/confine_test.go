@@ -87,6 +87,41 @@ func TestConfinement(t *testing.T) {
 	}
 }
 
+// What sets a container apart from its machine can be had in parts.
+func TestLooseConfinement(t *testing.T) {
+	m := boottest.Boot(t, boottest.Options{Disks: []boottest.Disk{
+		{Serial: "img", Path: boottest.Image(t, nil), ReadOnly: true},
+	}})
+	umask := uint32(0o077)
+	c := shell(idA, "umask > /tmp/mask; trap exit TERM; while :; do sleep 1000 & wait; done")
+	c.Root.Scratch = ""
+	c.Umask, c.HostCgroup, c.WritableCgroups, c.Unmasked = &umask, true, true, true
+	c.DeviceRules = []string{"c 10:229 rwm", "a *:* r"}
+	c.Limits = wire.Limits{CPUs: 0.5, CPUPeriod: 60_000, IO: wire.IORates{ReadBytes: 1 << 20, WriteOps: 50}}
+	m.Call(wire.OpCreate, c, nil)
+	m.Call(wire.OpStart, wire.ContainerRef{ID: idA}, nil)
+	for script, want := range map[string]string{
+		"cat /tmp/mask; umask":                                                  "0077\n0077",
+		"cat /proc/self/cgroup":                                                 "0::/" + idA,
+		"mkdir /sys/fs/cgroup/" + idA + "/sub && echo ok":                       "ok",
+		"cat /sys/fs/cgroup/" + idA + "/cpu.max":                                "30000 60000",
+		"cat /sys/fs/cgroup/" + idA + "/io.max":                                 "8:0 rbps=1048576 wbps=max riops=max wiops=50",
+		"mount | grep -c -E ' on /proc/(kcore|sys|keys) ' || true":              "0",
+		"mknod /tmp/fuse c 10 229 && head -c 0 /tmp/fuse && echo ok":            "ok",
+		"mknod /tmp/zero2 c 1 5 && head -c 2 /tmp/zero2 | wc -c":                "2",
+		"mknod /tmp/tap c 10 200; (echo > /tmp/tap) 2>&1 | grep -o 'permitted'": "permitted",
+		"mknod /tmp/disk b 8 0 2>&1 | grep -o 'permitted'":                      "permitted",
+	} {
+		if got := strings.TrimSpace(m.Sh(idA, script)); got != want {
+			t.Errorf("%s\n got %q\nwant %q", script, got, want)
+		}
+	}
+	c.ID, c.DeviceRules = idB, []string{"x 1:3 rwm"}
+	if err := m.Try(wire.OpCreate, c, nil); err == nil {
+		t.Error("a device rule of no type was accepted")
+	}
+}
+
 // A privileged container has the machine, but not the agent's way out of it.
 func TestPrivileged(t *testing.T) {
 	m := boottest.Boot(t, boottest.Options{Disks: []boottest.Disk{

@@ -63,9 +63,18 @@ type Container struct {
 	Limits       Limits            `json:"limits"`
 	ShmSize      int64             `json:"shmSize,omitempty"` // bytes; 0: 64 MiB
 	Devices      []Device          `json:"devices,omitempty"`
+	DeviceRules  []string          `json:"deviceRules,omitempty"` // "c 1:3 rwm", over docker's default set
+	Umask        *uint32           `json:"umask,omitempty"`       // nil: 022
+
+	HostCgroup      bool `json:"hostCgroup,omitempty"`      // it sees all groups of the machine
+	WritableCgroups bool `json:"writableCgroups,omitempty"` // it may make groups below its own
+	Unmasked        bool `json:"unmasked,omitempty"`        // nothing of /proc and /sys is hidden or protected
 
 	Health *Healthcheck `json:"health,omitempty"`
 	Log    bool         `json:"log"` // false: output is discarded (logging driver none)
+	// LogBuffer, unless 0, is how many bytes of records may wait for the host before
+	// further ones are dropped; 0 has the writer wait.
+	LogBuffer int64 `json:"logBuffer,omitempty"`
 }
 
 // Root says what the container's root file system is made of.
@@ -151,13 +160,23 @@ type Rlimit struct {
 
 // Limits are the container's cgroup limits; zero is none.
 type Limits struct {
-	CPUs              float64 `json:"cpus,omitempty"` // a quota, fractions allowed
+	CPUs              float64 `json:"cpus,omitempty"`      // a quota, fractions allowed
+	CPUPeriod         int64   `json:"cpuPeriod,omitempty"` // µs; 0: 100,000
 	CPUShares         int64   `json:"cpuShares,omitempty"`
 	CPUSet            string  `json:"cpuset,omitempty"`
 	MemoryBytes       int64   `json:"memoryBytes,omitempty"`
 	MemoryReservation int64   `json:"memoryReservation,omitempty"`
 	SwapBytes         int64   `json:"swapBytes,omitempty"`
 	PIDs              int64   `json:"pids,omitempty"`
+	IO                IORates `json:"io,omitzero"`
+}
+
+// IORates bound the use of each disk in a second; zero is none.
+type IORates struct {
+	ReadBytes  int64 `json:"readBytes,omitempty"`
+	WriteBytes int64 `json:"writeBytes,omitempty"`
+	ReadOps    int64 `json:"readOps,omitempty"`
+	WriteOps   int64 `json:"writeOps,omitempty"`
 }
 
 // Device is a node to make in the container's /dev.

@@ -175,8 +175,13 @@ func (s *Supervisor) containerOf(p *spec.Project, svc *spec.Service, img *image.
 		Limits: wire.Limits{
 			CPUs: r.CPUs, CPUShares: r.CPUShares, CPUSet: r.CPUSet, MemoryBytes: r.MemoryBytes,
 			MemoryReservation: r.MemoryReservation, SwapBytes: r.SwapBytes, PIDs: r.PIDs,
+			CPUPeriod: r.CPUPeriod, IO: wire.IORates(r.IO),
 		},
+		DeviceRules: svc.DeviceRules, Umask: svc.Umask, HostCgroup: svc.Cgroup == "host",
 		Log: rec.Logging.Driver != "none",
+	}
+	if rec.Logging.NonBlocking {
+		c.LogBuffer = cmp.Or(rec.Logging.BufferBytes, defaultLogBuffer)
 	}
 	if len(c.Args) == 0 {
 		return c, fault("command", fmt.Errorf("no command specified: neither the service nor image %s has one", rec.Image))
@@ -186,9 +191,7 @@ func (s *Supervisor) containerOf(p *spec.Project, svc *spec.Service, img *image.
 		return c, fault("healthcheck", err)
 	}
 	for _, o := range svc.SecurityOpt {
-		if err := securityOption(&c, o); err != nil {
-			return c, fault("security_opt", err)
-		}
+		securityOption(&c, o)
 	}
 	for _, u := range svc.Ulimits {
 		c.Rlimits = append(c.Rlimits, wire.Rlimit{Name: u.Name, Soft: u.Soft, Hard: u.Hard})
@@ -247,23 +250,25 @@ func (s *Supervisor) hostGateway(rec *state.Replica) string {
 	return ""
 }
 
-func securityOption(c *wire.Container, o string) error {
-	key, value, _ := strings.Cut(strings.Replace(o, ":", "=", 1), "=")
+// defaultLogBuffer is docker's, of logging mode non-blocking.
+const defaultLogBuffer = 1 << 20
+
+// securityOption applies one option; those that mean nothing here were reported
+// when the file was loaded.
+func securityOption(c *wire.Container, o string) {
+	key, value := spec.SecurityOption(o)
 	switch key {
 	case "no-new-privileges":
 		c.NoNewPrivs = value != "false"
+	case "writable-cgroups":
+		c.WritableCgroups = value != "false"
+	case "systempaths":
+		c.Unmasked = value == "unconfined"
 	case "seccomp":
-		if value == "unconfined" {
-			c.Seccomp = value
-			return nil
+		if c.Seccomp = value; value == "builtin" {
+			c.Seccomp = ""
 		}
-		profile, err := os.ReadFile(value)
-		if err != nil {
-			return fmt.Errorf("security_opt %s: %w", o, err)
-		}
-		c.Seccomp = string(profile)
 	}
-	return nil // the rest is reported when the file is loaded
 }
 
 // mountsOf are what a replica mounts: the service's mounts and the volumes that
@@ -412,6 +417,11 @@ func (s *Supervisor) newRecord(p *spec.Project, svc *spec.Service, img *image.Im
 		NetworkMode: svc.NetworkMode, Status: "created",
 	}
 	rec.Hostname = cmp.Or(svc.Hostname, rec.ID[:12])
+	if svc.UTS == "host" {
+		if name, err := os.Hostname(); err == nil {
+			rec.Hostname = name
+		}
+	}
 	for dep, d := range svc.DependsOn {
 		rec.DependsOn[dep] = d.Condition
 	}

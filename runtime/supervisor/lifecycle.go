@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -88,9 +89,13 @@ func (s *Supervisor) makeReplica(ctx context.Context, m making) (_ *replica, err
 			return nil, err
 		}
 	}
-	for _, use := range rec.Mounts {
+	for i, use := range rec.Mounts {
 		if use.Anonymous && m.inherited[use.Target] == "" {
-			if err := s.makeVolume(volume.Volume{Name: use.Volume, Project: m.project.Name, Anonymous: true}); err != nil {
+			v := volume.Volume{Name: use.Volume, Project: m.project.Name, Anonymous: true}
+			if i < len(m.service.Mounts) { // the others are the image's
+				v.Labels = maps.Clone(m.service.Mounts[i].Labels)
+			}
+			if err := s.makeVolume(v); err != nil {
 				return nil, err
 			}
 		}
@@ -653,6 +658,9 @@ func (s *Supervisor) exited(h *hosted, r *replica, exit wire.ExitStatus, fault s
 		ended.Finished = time.Now()
 	}
 	ended.Error, ended.Health, ended.Notice = cmp.Or(fault, exit.Error), nil, ""
+	if w := ended.Restart.Window; w > 0 && ended.Finished.Sub(ended.Started) >= w {
+		ended.Restarts = 0 // the last restart was a success
+	}
 	end := logs.End{Code: exit.Code, Seen: time.Now(), Restarting: r.stopping == 0 && wantsRestart(ended)}
 	run := r.run
 	s.mu.Unlock()
@@ -661,7 +669,7 @@ func (s *Supervisor) exited(h *hosted, r *replica, exit wire.ExitStatus, fault s
 	}
 	s.mu.Lock()
 	rec := &r.rec
-	rec.Status, rec.ExitCode, rec.OOM, rec.Finished = ended.Status, ended.ExitCode, ended.OOM, ended.Finished
+	rec.Status, rec.ExitCode, rec.OOM, rec.Finished, rec.Restarts = ended.Status, ended.ExitCode, ended.OOM, ended.Finished, ended.Restarts
 	rec.Error, rec.Health, rec.Notice = ended.Error, nil, ""
 	if r.log == nil {
 		if len(r.endings) == keptEndings {
@@ -695,11 +703,14 @@ func wantsRestart(rec *state.Replica) bool {
 	}
 	switch rec.Restart.Policy {
 	case "always", "unless-stopped":
-		return true
 	case "on-failure":
-		return rec.ExitCode != 0 && (rec.Restart.Max == 0 || rec.Restarts < rec.Restart.Max)
+		if rec.ExitCode == 0 {
+			return false
+		}
+	default:
+		return false
 	}
-	return false
+	return rec.Restart.Max == 0 || rec.Restarts < rec.Restart.Max
 }
 
 // afterExit restarts a replica whose run has ended by itself, as often as its
@@ -735,7 +746,7 @@ func (s *Supervisor) afterExit(r *replica, run int) {
 		r.backoff = 0
 	}
 	r.backoff = min(max(2*r.backoff, firstBackoff), lastBackoff)
-	delay := r.backoff
+	delay := cmp.Or(r.rec.Restart.Delay, r.backoff)
 	waiting, cancel := context.WithCancel(s.ctx)
 	r.pending = cancel
 	s.mu.Unlock()

@@ -495,6 +495,29 @@ func TestRestartPolicies(t *testing.T) {
 	w.nothingLeft()
 }
 
+// A delay is waited for, and a run that outlasts the window counts no restart
+// before it.
+func TestRestartDelayAndWindow(t *testing.T) {
+	w := newWorld(t)
+	p := project("shop", service("slow", "server"), service("lasting", "server"))
+	p.Services["slow"].Restart = spec.Restart{Policy: "always", Delay: time.Hour}
+	p.Services["lasting"].Restart = spec.Restart{Policy: "on-failure", Max: 1, Window: time.Nanosecond}
+	w.up(p)
+	w.guest("shop-slow-1").Exit(w.rec("shop-slow-1").ID, wire.ExitStatus{Code: 1})
+	w.until("shop-slow-1", func(rec *state.Replica) bool { return rec.Status == planner.StatusRestarting })
+	for range 3 {
+		began := w.rec("shop-lasting-1").Started
+		w.guest("shop-lasting-1").Exit(w.rec("shop-lasting-1").ID, wire.ExitStatus{Code: 1})
+		w.until("shop-lasting-1", func(rec *state.Replica) bool { return running(rec) && rec.Started.After(began) })
+	}
+	// Meanwhile the usual delays, which are shorter, have passed.
+	if rec := w.rec("shop-slow-1"); rec.Status != planner.StatusRestarting {
+		t.Errorf("slow is %s, an hour too early", rec.Status)
+	}
+	w.down(p, true)
+	w.nothingLeft()
+}
+
 func TestRecreateKeepsAnonymousVolumesAndAddress(t *testing.T) {
 	w := newWorld(t)
 	p := project("shop", service("web", "server"))

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"runtime"
+	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -17,6 +19,36 @@ type DeviceRule struct {
 	Type         byte   // 'c', 'b', or 0 for both
 	Major, Minor int64  // -1 is every
 	Access       string // of "rwm"
+}
+
+// ParseDeviceRule reads what is allowed, as device_cgroup_rules write it: "c 1:3 mr".
+func ParseDeviceRule(text string) (DeviceRule, error) {
+	r := DeviceRule{Allow: true}
+	fields := strings.Fields(text)
+	if len(fields) != 3 || len(fields[0]) != 1 || strings.Trim(fields[2], "rwm") != "" {
+		return r, fmt.Errorf("device rule %q: want a type, MAJOR:MINOR and an access", text)
+	}
+	if r.Type = fields[0][0]; r.Type == 'a' {
+		r.Type = 0
+	} else if r.Type != 'b' && r.Type != 'c' {
+		return r, fmt.Errorf("device rule %q: no device is of type %q", text, fields[0])
+	}
+	major, minor, _ := strings.Cut(fields[1], ":")
+	for _, n := range []struct {
+		text string
+		to   *int64
+	}{{major, &r.Major}, {minor, &r.Minor}} {
+		if *n.to = -1; n.text == "*" {
+			continue
+		}
+		v, err := strconv.ParseUint(n.text, 10, 31)
+		if err != nil {
+			return r, fmt.Errorf("device rule %q: %q is no device number", text, n.text)
+		}
+		*n.to = int64(v)
+	}
+	r.Access = fields[2]
+	return r, nil
 }
 
 // DefaultDevices are what docker allows: making any node, using the harmless ones.

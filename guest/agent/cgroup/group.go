@@ -3,6 +3,7 @@
 package cgroup
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -58,9 +59,12 @@ const cpuPeriod = 100_000
 // settings translates limits as docker does for cgroup v2.
 func settings(l wire.Limits) []setting {
 	var out []setting
-	if l.CPUs > 0 {
-		quota := max(int64(math.Round(l.CPUs*cpuPeriod)), 1000) // the kernel's least
-		out = append(out, setting{"cpu.max", fmt.Sprintf("%d %d", quota, cpuPeriod)})
+	if l.CPUs > 0 || l.CPUPeriod > 0 {
+		period, quota := cmp.Or(l.CPUPeriod, cpuPeriod), "max"
+		if l.CPUs > 0 {
+			quota = strconv.FormatInt(max(int64(math.Round(l.CPUs*float64(period))), 1000), 10) // the kernel's least
+		}
+		out = append(out, setting{"cpu.max", fmt.Sprintf("%s %d", quota, period)})
 	}
 	if l.CPUShares > 0 {
 		// Shares 2..262144 to weights 1..10000, as every runtime converts them.
@@ -85,6 +89,37 @@ func settings(l wire.Limits) []setting {
 	}
 	if l.PIDs > 0 {
 		out = append(out, setting{"pids.max", strconv.FormatInt(l.PIDs, 10)})
+	}
+	return out
+}
+
+// LimitIO bounds what is read and written of each disk.
+func (g *Group) LimitIO(disks []uint64, r wire.IORates) error {
+	for _, line := range ioMax(disks, r) {
+		if err := write(g.Dir+"/io.max", line); err != nil {
+			return fmt.Errorf("setting io.max to %q: %w", line, err)
+		}
+	}
+	return nil
+}
+
+// ioMax is what to write, a disk a line.
+func ioMax(disks []uint64, r wire.IORates) []string {
+	limits := ""
+	for _, l := range []struct {
+		key  string
+		rate int64
+	}{{"rbps", r.ReadBytes}, {"wbps", r.WriteBytes}, {"riops", r.ReadOps}, {"wiops", r.WriteOps}} {
+		if l.rate > 0 {
+			limits += fmt.Sprintf(" %s=%d", l.key, l.rate)
+		}
+	}
+	if limits == "" {
+		return nil
+	}
+	var out []string
+	for _, dev := range disks {
+		out = append(out, fmt.Sprintf("%d:%d%s", unix.Major(dev), unix.Minor(dev), limits))
 	}
 	return out
 }

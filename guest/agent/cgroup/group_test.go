@@ -23,6 +23,8 @@ func TestSettings(t *testing.T) {
 		{wire.Limits{}, m{}},
 		{wire.Limits{CPUs: 1.5}, m{"cpu.max": "150000 100000"}},
 		{wire.Limits{CPUs: 0.001}, m{"cpu.max": "1000 100000"}},
+		{wire.Limits{CPUs: 0.5, CPUPeriod: 60_000}, m{"cpu.max": "30000 60000"}},
+		{wire.Limits{CPUPeriod: 60_000}, m{"cpu.max": "max 60000"}},
 		{wire.Limits{CPUShares: 1024}, m{"cpu.weight": "39"}},
 		{wire.Limits{CPUShares: 2}, m{"cpu.weight": "1"}},
 		{wire.Limits{CPUShares: 1 << 20}, m{"cpu.weight": "10000"}},

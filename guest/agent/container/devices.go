@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/stackvm/stack/guest/agent/cgroup"
@@ -45,8 +47,15 @@ func (c *Container) devices() error {
 			Major: int64(unix.Major(node.Dev)), Minor: int64(unix.Minor(node.Dev)),
 		})
 	}
+	if err := c.group.LimitIO(sortedDevices(own), c.spec.Limits.IO); err != nil {
+		return err
+	}
 	if !c.spec.Privileged {
-		return c.group.SetDevices(append(rules, cgroup.DefaultDevices...), false)
+		more, err := c.deviceRules()
+		if err != nil {
+			return err
+		}
+		return c.group.SetDevices(slices.Concat(rules, more, cgroup.DefaultDevices), false)
 	}
 	// Everything, but for the agent's way to the host and what containers are
 	// made of. A disk attached later than this is no container's either: only
@@ -58,6 +67,25 @@ func (c *Container) devices() error {
 	c.nodes = append(everything, c.nodes...)
 	return c.group.SetDevices(append(rules, privilegedRules()...), true)
 }
+
+// deviceRules are those the container asks for; what is the agent's and the
+// machine's own they do not open.
+func (c *Container) deviceRules() ([]cgroup.DeviceRule, error) {
+	if len(c.spec.DeviceRules) == 0 {
+		return nil, nil
+	}
+	rules := privilegedRules()
+	for _, text := range c.spec.DeviceRules {
+		r, err := cgroup.ParseDeviceRule(text)
+		if err != nil {
+			return nil, &wire.Error{Code: wire.CodeInvalid, Message: err.Error()}
+		}
+		rules = append(rules, r)
+	}
+	return rules, nil
+}
+
+func sortedDevices(own map[uint64]bool) []uint64 { return slices.Sorted(maps.Keys(own)) }
 
 // privilegedRules deny what even a privileged container may not touch: ports and
 // SCSI disks. Loop and device-mapper disks it makes itself are its own.

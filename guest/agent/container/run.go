@@ -76,6 +76,8 @@ func (c *Container) launch() (*run, error) {
 		ReadOnly:   c.spec.ReadOnlyRoot,
 		Privileged: c.spec.Privileged,
 		Devices:    c.nodes,
+
+		HostCgroup: c.spec.HostCgroup, WritableCgroups: c.spec.WritableCgroups, Unmasked: c.spec.Unmasked,
 	}
 	at := launch.Placement{}
 	defer func() {
@@ -159,9 +161,14 @@ func (c *Container) running() *run {
 	return c.run
 }
 
+// maxLogBuffer bounds what a container may have the agent keep for a host that is
+// slow to take it.
+const maxLogBuffer = 64 << 20
+
 // sink returns what takes the bytes of one of the streams; nil is its end.
 func (c *Container) sink(kind wire.FrameKind) func([]byte) {
 	log := c.set.machine.Logs.NewWriter(c.spec.ID, kind, c.spec.TTY)
+	log.Buffer = int(min(c.spec.LogBuffer, maxLogBuffer))
 	return func(p []byte) {
 		c.outputs.send(kind, p)
 		switch {

@@ -17,6 +17,8 @@ import (
 // defaultPath is docker's.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+const defaultUmask = 0o022
+
 // maxUserFile bounds what is read of /etc/passwd and /etc/group.
 const maxUserFile = 4 << 20
 
@@ -35,8 +37,12 @@ func (c *Container) workload(args, env []string, dir, name string, groups []stri
 		UID: u.Uid, GID: u.Gid, Groups: dedupe(append(append([]int{u.Gid}, u.Sgids...), more...)),
 		NoNewPrivs: c.spec.NoNewPrivs,
 		OOMScore:   c.spec.OOMScoreAdj,
+		Umask:      defaultUmask,
 		TTY:        tty,
 		Fds:        launch.Fds{Net: -1, IPC: -1, Shm: -1, Join: -1},
+	}
+	if c.spec.Umask != nil {
+		spec.Umask = int(*c.spec.Umask)
 	}
 	defaults := []string{"PATH=" + defaultPath, "HOSTNAME=" + c.hostname()}
 	if tty {

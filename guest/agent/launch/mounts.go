@@ -59,7 +59,11 @@ func mounts(root *inroot.Root, spec *Spec) error {
 		return err
 	}
 	defer sys.Close()
-	cgroup, err := attach(root, "/sys/fs/cgroup", "cgroup2", mount.NoSuid|mount.NoDev|mount.NoExec|writable)
+	groups := writable
+	if e.WritableCgroups {
+		groups = 0
+	}
+	cgroup, err := attach(root, "/sys/fs/cgroup", "cgroup2", mount.NoSuid|mount.NoDev|mount.NoExec|groups)
 	if err != nil {
 		return err
 	}
@@ -67,7 +71,7 @@ func mounts(root *inroot.Root, spec *Spec) error {
 	if err := devices(root, spec); err != nil {
 		return err
 	}
-	if !e.Privileged {
+	if !e.Privileged && !e.Unmasked {
 		if err := protect(root); err != nil {
 			return err
 		}

@@ -21,6 +21,7 @@ type Spec struct {
 	Filter     []byte // seccomp program, 8 bytes an instruction; empty: none
 	Rlimits    []Rlimit
 	OOMScore   int
+	Umask      int
 
 	TTY  bool
 	Size wire.WindowSize
@@ -41,7 +42,11 @@ type Enter struct {
 	ReadOnly   bool // the root
 	Privileged bool
 	Devices    []Node
-	Mounts     []Mount // below /dev, /proc and /sys, after those
+
+	HostCgroup      bool // no cgroup namespace of its own
+	WritableCgroups bool
+	Unmasked        bool    // nothing below /proc and /sys is hidden
+	Mounts          []Mount // below /dev, /proc and /sys, after those
 }
 
 // Sysctl is one kernel setting, its key with slashes.

@@ -60,6 +60,7 @@ func stage(channel *os.File) error {
 	if err != nil {
 		return err
 	}
+	unix.Umask(spec.Umask)
 	if spec.TTY {
 		if err := terminal(spec, channel); err != nil {
 			return fmt.Errorf("making the terminal: %w", err)
@@ -123,7 +124,11 @@ func keyring() error {
 // enter makes the container's own namespaces and root.
 func enter(spec *Spec) error {
 	e := spec.Enter
-	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWCGROUP); err != nil {
+	flags := unix.CLONE_FS
+	if !e.HostCgroup {
+		flags |= unix.CLONE_NEWCGROUP
+	}
+	if err := unix.Unshare(flags); err != nil {
 		return fmt.Errorf("making namespaces: %w", err)
 	}
 	for _, ns := range []struct{ fd, kind int }{{spec.Fds.Net, unix.CLONE_NEWNET}, {spec.Fds.IPC, unix.CLONE_NEWIPC}} {
@@ -168,7 +173,6 @@ func enter(spec *Spec) error {
 	if err := errors.Join(unix.Chdir(e.Root), unix.PivotRoot(".", "."), unix.Unmount(".", unix.MNT_DETACH), unix.Chdir("/")); err != nil {
 		return fmt.Errorf("entering the root: %w", err)
 	}
-	unix.Umask(0o022)
 	return keyring()
 }
 

@@ -36,11 +36,15 @@ func NewQueue() *Queue {
 	return q
 }
 
-// Append numbers a record and adds it, waiting for room. Its Seq is ignored.
-func (q *Queue) Append(r *wire.LogRecord) error {
+// Append numbers a record and adds it, waiting for room; with a buffer, it drops
+// the record when more bytes than that wait. Its Seq is ignored.
+func (q *Queue) Append(r *wire.LogRecord, buffer int) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.records) > MaxUnacked {
+	if buffer > 0 && len(q.records) > buffer {
+		return nil
+	}
+	for buffer == 0 && len(q.records) > MaxUnacked {
 		q.changed.Wait()
 	}
 	r.Seq = q.seq + 1
@@ -166,6 +170,10 @@ func (q *Queue) pendingLocked(seq uint64) bool {
 // Writer turns what a container writes to one of its streams into records.
 // It is not safe for concurrent use.
 type Writer struct {
+	// Buffer, unless 0, is how many bytes may wait for the host before records are
+	// dropped. Set before the first write.
+	Buffer int
+
 	queue  *Queue
 	record wire.LogRecord
 	raw    bool
@@ -228,5 +236,5 @@ func (w *Writer) emit(now int64, end []byte, partial bool) error {
 		w.line = w.line[:0]
 	}
 	w.record.TimeNanos, w.record.Line, w.record.Partial = now, line, partial
-	return w.queue.Append(&w.record)
+	return w.queue.Append(&w.record, w.Buffer)
 }

@@ -116,6 +116,30 @@ func TestBound(t *testing.T) {
 	})
 }
 
+// A writer with a buffer never waits: what finds no room is dropped, and what was
+// kept comes in order.
+func TestNonBlocking(t *testing.T) {
+	q := NewQueue()
+	w := q.NewWriter("id", wire.FrameStdout, false)
+	w.Buffer = 10 << 10
+	line := strings.Repeat("x", 1000)
+	for range 100 {
+		fmt.Fprintln(w, line)
+	}
+	if held := len(q.records); held < w.Buffer || held > w.Buffer+2000 {
+		t.Errorf("%d bytes are held, the buffer is of %d", held, w.Buffer)
+	}
+	h, over := attach(q, 0)
+	for seq := uint64(1); seq <= w.Seq(); seq++ {
+		r, err := wire.ReadLogRecord(h.r)
+		if err != nil || r.Seq != seq {
+			t.Fatalf("record %d: %d, %v", seq, r.Seq, err)
+		}
+	}
+	h.Close()
+	<-over
+}
+
 func TestWriter(t *testing.T) {
 	full := strings.Repeat("x", wire.MaxLogLine)
 	type record struct {
