@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -194,24 +195,46 @@ func (k *Kitchen) build(ctx context.Context, r *Recipe) (programs map[string]str
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	programs = map[string]string{}
 	for _, p := range r.Programs {
-		if k.Root == "" {
-			return nil, fmt.Errorf("building %s: run this inside the repository, or give --source", p.Dir)
-		}
 		out := filepath.Join(dir, "program")
-		// No path, build id or commit in the binary: its bytes follow from the source alone.
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, ".")
-		cmd.Dir = filepath.Join(k.Root, p.Dir)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+runtime.GOARCH, "GOWORK=off", "GOFLAGS=")
+		cmd, err := k.compile(ctx, p, dir, out)
+		if err != nil {
+			return nil, err
+		}
 		if text, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("building %s: go build: %w\n%s", p.Dir, err, text)
+			return nil, fmt.Errorf("building %s: go build: %w\n%s", path.Join(p.Module, p.Dir), err, text)
 		}
 		binary, err := os.ReadFile(out)
 		if err != nil {
-			return nil, fmt.Errorf("building %s: %w", p.Dir, err)
+			return nil, fmt.Errorf("building %s: %w", path.Join(p.Module, p.Dir), err)
 		}
 		programs[p.Path] = string(binary)
 	}
 	return programs, nil
+}
+
+// compile returns the command that makes the program p as the file out. For a module of
+// others it writes, into the directory dir, a module that requires nothing but that one.
+func (k *Kitchen) compile(ctx context.Context, p Program, dir, out string) (*exec.Cmd, error) {
+	// No path, build id or commit in the binary: its bytes follow from the source alone.
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out)
+	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH="+runtime.GOARCH, "GOWORK=off", "GOFLAGS=")
+	if name, version, ok := strings.Cut(p.Module, "@"); ok {
+		mod := fmt.Sprintf("module program\n\ngo 1.21\n\nrequire %s %s\n", name, version)
+		if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte(mod), 0o600); err != nil {
+			return nil, err
+		}
+		cmd.Args = append(cmd.Args, "-mod=mod", path.Join(name, p.Dir))
+		cmd.Env = append(cmd.Env, "CGO_ENABLED=1")
+		cmd.Dir = dir
+		return cmd, nil
+	}
+	if k.Root == "" {
+		return nil, fmt.Errorf("building %s: run this inside the repository, or give --source", p.Dir)
+	}
+	cmd.Args = append(cmd.Args, ".")
+	cmd.Env = append(cmd.Env, "CGO_ENABLED=0")
+	cmd.Dir = filepath.Join(k.Root, p.Dir)
+	return cmd, nil
 }
 
 // key is the digest of all an image is made from.

@@ -266,6 +266,11 @@ func TestRecipes(t *testing.T) {
 			}
 		}
 		for _, p := range r.Programs {
+			if _, version, _ := strings.Cut(p.Module, "@"); p.Module != "" && version == "" {
+				t.Errorf("%s: module %q has no version", r.Name, p.Module)
+			} else if p.Module != "" {
+				continue
+			}
 			if _, err := os.Stat(filepath.Join("../../..", p.Dir, "doc.go")); err != nil {
 				t.Errorf("%s: %v", r.Name, err)
 			}

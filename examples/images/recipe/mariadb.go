@@ -15,7 +15,7 @@ const mariadbUID = 999
 var mariadb = &Recipe{
 	Name: "mariadb", Tags: []string{
 		"library/mariadb:10.11", "library/mariadb:10", "library/mariadb:latest", "library/mariadb:lts", "library/mariadb:10-focal",
-		"library/mariadb:10.5", "library/mariadb:10.6", "library/mariadb:10.6.4-focal", "library/mariadb:10.9",
+		"library/mariadb:10.5", "library/mariadb:10.6", "library/mariadb:10.6.4-focal", "library/mariadb:10.9", "library/mariadb:11.8",
 	},
 	About:    "mariadb-server of Debian, whatever 10.x is asked for",
 	Base:     "debian",

@@ -21,14 +21,14 @@ var files embed.FS
 
 // Recipe says how one image is made.
 type Recipe struct {
-	Name     string    // what people call it on the command line
-	Tags     []string  // repository and tag in full, the first being the usual one
-	About    string    // one line
-	Base     string    // recipe whose layers are below; "" for none
-	Packages []string  // Debian packages
-	Assumed  []string  // packages that those depend on and that the image does without
-	Skip     []string  // absolute paths, with all below them, that are not unpacked
-	Programs []Program // of this repository
+	Name     string   // what people call it on the command line
+	Tags     []string // repository and tag in full, the first being the usual one
+	About    string   // one line
+	Base     string   // recipe whose layers are below; "" for none
+	Packages []string // Debian packages
+	Assumed  []string // packages that those depend on and that the image does without
+	Skip     []string // absolute paths, with all below them, that are not unpacked
+	Programs []Program
 	Config   v1.Config // of the image; without it, the base's
 	Index    bool      // published as an index, as the registry's official images are
 	OnDemand bool      // made only when it is named
@@ -38,14 +38,19 @@ type Recipe struct {
 	Layers []func(*Kitchen, *rootfs.Tree) error
 }
 
-// Program is a Go program that a layer gets as a static binary.
+// Program is a Go program: of this repository, and then a static binary, or of a module of
+// others, which may need cgo.
 type Program struct {
-	Dir  string // of its main package, below the root of the repository
-	Path string // in the image
+	Module string // module@version; "" is this repository
+	Dir    string // of its main package, below the root of the module
+	Path   string // in the image
 }
 
 // recipes in the order in which list shows them; a base comes before what stands on it.
-var recipes = []*Recipe{debian, busybox, alpine, nginx, redis, postgres, mariadb, memcached, tool, layers, threeTierApp}
+var recipes = []*Recipe{
+	debian, busybox, alpine, nginx, redis, postgres, mariadb, memcached, tool, layers, threeTierApp,
+	python, node, prometheus, alertmanager, nodeExporter, grafana, tinyTools, votingVote, votingWorker, votingResult, fabricCA, bench,
+}
 
 // Names returns the names of all recipes.
 func Names() []string {
