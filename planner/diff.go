@@ -250,7 +250,7 @@ func (d *differ) planNetworks() {
 		have, there := d.haveNetworks[n.Name]
 		switch {
 		case !there && n.External:
-			d.fault(n.Pos, "create it first, or leave external: out", "network %s declared as external, but could not be found", n.Name)
+			d.fault(n.Pos, "create it first: stack network create "+n.Name+", or leave external: out", "network %s declared as external, but could not be found", n.Name)
 		case n.External:
 		case !there:
 			cause := notFound(n.Pos)
@@ -355,7 +355,7 @@ func (d *differ) planVolumes() {
 		have, there := d.haveVolumes[v.Name]
 		switch {
 		case !there && v.External:
-			d.fault(v.Pos, "create it first, or leave external: out", "external volume %q not found", v.Name)
+			d.fault(v.Pos, "create it first: stack volume create "+v.Name+", or leave external: out", "external volume %q not found", v.Name)
 		case v.External:
 		case !there:
 			d.volumes[key] = d.add(Step{Verb: Create, Noun: VolumeNoun, Name: v.Name, Cause: notFound(v.Pos)})

@@ -282,8 +282,11 @@ func (c *converter) hooks(service, kind string, in []types.ServiceHook) []Hook {
 // file names, and are printed to terminals.
 var objectNames = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
+// ObjectName reports whether a network or a volume can have a name.
+func ObjectName(name string) bool { return objectNames.MatchString(name) && len(name) <= 255 }
+
 func (c *converter) objectName(at []string, what, name string) {
-	if !objectNames.MatchString(name) || len(name) > 255 {
+	if !ObjectName(name) {
 		c.fault(at, "", "invalid %s name %q: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", what, name)
 	}
 }
@@ -856,13 +859,13 @@ func (c *converter) network(key string, in types.NetworkConfig) {
 		c.fault(at("driver"), "leave the driver out", "network %q: driver %q is not supported", key, in.Driver)
 	}
 	for _, k := range sortedKeys(in.DriverOpts) {
-		if k != "com.docker.network.driver.mtu" {
+		if k != MTUOption {
 			c.ignored(at("driver_opts", k), "network option", "no kernel bridge carries this network")
 			continue
 		}
-		mtu, err := strconv.Atoi(in.DriverOpts[k])
-		if err != nil || mtu < 576 || mtu > 65535 {
-			c.fault(at("driver_opts", k), "", "network %q: mtu %q is not in 576-65535", key, in.DriverOpts[k])
+		mtu, err := NetworkMTU(in.DriverOpts[k])
+		if err != nil {
+			c.fault(at("driver_opts", k), "", "network %q: %v", key, err)
 		}
 		n.MTU = mtu
 	}
@@ -878,6 +881,18 @@ func (c *converter) network(key string, in types.NetworkConfig) {
 		}
 	}
 	c.out.Networks[key] = n
+}
+
+// MTUOption is the only driver option of a network that means something.
+const MTUOption = "com.docker.network.driver.mtu"
+
+// NetworkMTU reads the value of MTUOption, the size of the largest IP packet.
+func NetworkMTU(value string) (int, error) {
+	mtu, err := strconv.Atoi(value)
+	if err != nil || mtu < 576 || mtu > 65535 {
+		return 0, fmt.Errorf("mtu %q is not in 576-65535", value)
+	}
+	return mtu, nil
 }
 
 func (c *converter) pool(at []string, key string, in *types.IPAMPool) IPAMPool {

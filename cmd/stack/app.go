@@ -179,7 +179,7 @@ func (a *app) root() *cobra.Command {
 			a.ps(), a.logs(), a.exec(), a.run(), a.kill(), a.cp(), a.top(), a.port(), a.events(), a.images(), a.rmi(), a.volumes(), a.wait(), a.forward(),
 			a.pause(), a.unpause(), a.attach(), a.export(), a.stats(), a.inspect(),
 		},
-		groupSystem: {a.volume(), a.prune(), a.autostart(), a.login(), a.logout(), a.doctor(), a.version(), a.system()},
+		groupSystem: {a.volume(), a.network(), a.prune(), a.autostart(), a.login(), a.logout(), a.doctor(), a.version(), a.system()},
 	} {
 		for _, c := range commands {
 			c.GroupID = group

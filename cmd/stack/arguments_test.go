@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/stackvm/stack/guest/wire"
 	"github.com/stackvm/stack/runtime/api"
 	"github.com/stackvm/stack/runtime/state"
+	"github.com/stackvm/stack/spec"
 )
 
 var now = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -221,4 +223,42 @@ func FuzzForwardTarget(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestIPAMPools(t *testing.T) {
+	prefix, addr := netip.MustParsePrefix, netip.MustParseAddr
+	type in struct{ subnets, ranges, gateways, aux []string }
+	for _, tc := range []struct {
+		in   in
+		want []spec.IPAMPool
+		err  string
+	}{
+		{in: in{}},
+		{
+			in: in{[]string{"10.9.8.7/24", "fd01::/64"}, []string{"10.9.8.128/25"}, []string{"fd01::5", "10.9.8.1"}, []string{"nas=10.9.8.9", "old=10.9.8.10"}},
+			want: []spec.IPAMPool{
+				{Subnet: prefix("10.9.8.0/24"), Range: prefix("10.9.8.128/25"), Gateway: addr("10.9.8.1"), Aux: map[string]netip.Addr{"nas": addr("10.9.8.9"), "old": addr("10.9.8.10")}},
+				{Subnet: prefix("fd01::/64"), Gateway: addr("fd01::5")},
+			},
+		},
+		{in: in{subnets: []string{"10.9.8.0"}}, err: `subnet "10.9.8.0" is no network in CIDR notation`},
+		{in: in{ranges: []string{"10.9.8.0/25"}}, err: "no matching subnet for ip-range 10.9.8.0/25"},
+		{in: in{subnets: []string{"10.9.8.0/24"}, ranges: []string{"x"}}, err: `ip-range "x" is no network in CIDR notation`},
+		{in: in{subnets: []string{"10.9.8.0/24"}, ranges: []string{"10.9.8.0/16"}}, err: "ip-range 10.9.8.0/16 is larger than subnet 10.9.8.0/24"},
+		{in: in{subnets: []string{"10.9.8.0/24"}, ranges: []string{"10.9.8.0/25", "10.9.8.128/25"}}, err: "subnet 10.9.8.0/24 has two ip-ranges"},
+		{in: in{subnets: []string{"10.9.8.0/24"}, gateways: []string{"10.9.9.1"}}, err: "no matching subnet for gateway 10.9.9.1"},
+		{in: in{subnets: []string{"10.9.8.0/24"}, gateways: []string{"10.9.8.1", "10.9.8.2"}}, err: "subnet 10.9.8.0/24 has two gateways"},
+		{in: in{gateways: []string{"x"}}, err: `gateway "x" is no address`},
+		{in: in{aux: []string{"10.9.8.1"}}, err: `aux-address "10.9.8.1" should be NAME=ADDRESS`},
+		{in: in{aux: []string{"a=10.9.8.1"}}, err: "no matching subnet for aux-address a=10.9.8.1"},
+	} {
+		got, err := ipamPools(tc.in.subnets, tc.in.ranges, tc.in.gateways, tc.in.aux)
+		fault := ""
+		if err != nil {
+			fault = err.Error()
+		}
+		if diff := cmp.Diff(tc.want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" || fault != tc.err {
+			t.Errorf("%+v: error %q, want %q (-want +got):\n%s", tc.in, fault, tc.err, diff)
+		}
+	}
 }

@@ -16,7 +16,7 @@ var dryRuns = map[string]bool{
 	"up": true, "create": true, "scale": true, "down": true, "start": true, "stop": true, "restart": true, "rm": true, "pull": true,
 	"config": true, "events": true, "images": true, "logs": true, "ls": true, "plan": true, "port": true, "ps": true, "stats": true,
 	"top": true, "version": true, "volumes": true, "wait": true, "inspect": true, "doctor": true, "help": true,
-	"kill": true, "pause": true, "unpause": true, "run": true, "exec": true, "volume ls": true, "volume inspect": true, "forward ls": true,
+	"kill": true, "pause": true, "unpause": true, "run": true, "exec": true, "volume ls": true, "volume inspect": true, "forward ls": true, "network ls": true, "network inspect": true,
 }
 
 // toChange connects to the supervisor for a change. A dry run starts none: it

@@ -30,36 +30,42 @@ func (a *app) inspect() *cobra.Command {
 		Short: "Describe containers, images, networks and volumes as docker inspect does",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: interruptible(func(_ context.Context, names []string) error {
-			find, err := a.finder(kind)
-			if err != nil {
-				return err
-			}
-			found := []any{}
-			var missing error
-			for _, name := range names {
-				o, err := find(name)
-				switch {
-				case err == nil:
-					found = append(found, o)
-				case errors.Is(err, errNoObject):
-					what := kind
-					if what == "" {
-						what = "object"
-					}
-					missing = errors.Join(missing, fmt.Errorf("no such %s: %s", what, name))
-				default:
-					return err
-				}
-			}
-			if err := a.printObjects(found, format); err != nil {
-				return err
-			}
-			return missing
+			return a.describe(kind, names, format)
 		}),
 	}
 	c.Flags().StringVarP(&format, "format", "f", "", "`format` of the output: json, or a Go TEMPLATE (default: an indented JSON array)")
 	c.Flags().StringVar(&kind, "type", "", "only objects of this `type`: container, image, network, volume")
 	return c
+}
+
+// describe prints objects of a kind, or of any for "", and then says which there are
+// not.
+func (a *app) describe(kind string, names []string, format string) error {
+	find, err := a.finder(kind)
+	if err != nil {
+		return err
+	}
+	found := []any{}
+	var missing error
+	for _, name := range names {
+		o, err := find(name)
+		switch {
+		case err == nil:
+			found = append(found, o)
+		case errors.Is(err, errNoObject):
+			what := kind
+			if what == "" {
+				what = "object"
+			}
+			missing = errors.Join(missing, fmt.Errorf("no such %s: %s", what, name))
+		default:
+			return err
+		}
+	}
+	if err := a.printObjects(found, format); err != nil {
+		return err
+	}
+	return missing
 }
 
 // printObjects prints objects as docker inspect does.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/stackvm/stack/cmd/stack/render"
 	"github.com/stackvm/stack/guest/wire"
+	"github.com/stackvm/stack/network/ipam"
 	"github.com/stackvm/stack/planner"
 	"github.com/stackvm/stack/runtime/api"
 	"github.com/stackvm/stack/runtime/state"
@@ -21,6 +23,10 @@ func TestLists(t *testing.T) {
 	vol := lineOfVolume(&volume.Volume{Name: "shop_data", Disk: "/d/disk.img", Labels: map[string]string{"b": "2", "a": "1"}})
 	project := projectLine{Name: "shop", Status: "exited(1), running(2)", ConfigFiles: "/srv/compose.yaml"}
 	image := imageLine{ID: "sha256:0123456789abcdef", ContainerName: "shop-web-1", Repository: "nginx", Tag: "1.27", Platform: "linux/amd64", Size: 12_345_678}
+	corp := &state.Network{
+		ID: "0123456789abcdef", Name: "corp", Created: now, Internal: true, Labels: map[string]string{"b": "2", "a": "1"},
+		Addresses: ipam.State{Subnets: []ipam.Subnet{{Prefix: netip.MustParsePrefix("10.9.8.0/24")}}},
+	}
 	first := api.Stats{At: now}
 	second := api.Stats{At: now.Add(2 * time.Second), MachineMemory: 1 << 30, ContainerStats: wire.ContainerStats{
 		CPUNanos: int64(3 * time.Second), MemoryBytes: 256 << 20, PIDs: 7, NetRx: 1500, NetTx: 20, BlockRead: 1_200_000, BlockWrite: 0,
@@ -56,6 +62,15 @@ func TestLists(t *testing.T) {
 				Forward: state.Forward{Project: "shop", Service: "db", Target: 5432, Protocol: "tcp", Local: 15432}, Addrs: []string{"127.0.0.1:15432"},
 			})})
 		}, "ADDRESS           TARGET        PROJECT   CONTAINER   STATUS\n127.0.0.1:15432   db:5432/tcp   shop                  waiting for a container\n"},
+		{"networks", func(w *bytes.Buffer) error {
+			return render.Rows(w, "table", networkLayout, []networkLine{lineOfNetwork(corp, false)})
+		}, "NETWORK ID     NAME      DRIVER    SCOPE\n0123456789ab   corp      bridge    local\n"},
+		{
+			"networks as JSON", func(w *bytes.Buffer) error {
+				return render.Rows(w, "json", networkLayout, []networkLine{lineOfNetwork(corp, true)})
+			},
+			`{"CreatedAt":"2030-01-02 03:04:05 +0000 UTC","Driver":"bridge","ID":"0123456789abcdef","IPv4":"true","IPv6":"false","Internal":"true","Labels":"a=1,b=2","Name":"corp","Scope":"local"}` + "\n",
+		},
 		{"ls", func(w *bytes.Buffer) error { return render.Rows(w, "table", projectLayout, []projectLine{project}) }, "NAME                STATUS                  CONFIG FILES\nshop                exited(1), running(2)   /srv/compose.yaml\n"},
 		{"images", func(w *bytes.Buffer) error {
 			return render.Rows(w, `table {{.ContainerName}}\t{{.ShortID}}\t{{.HumanSize}}\t{{.Since}}`, imageLayout, []imageLine{image})

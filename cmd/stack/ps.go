@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -383,10 +382,7 @@ func newReplicaLine(r *state.Replica, now time.Time, short bool) replicaLine {
 	case planner.StatusExited, planner.StatusDead:
 		line.ExitCode = r.ExitCode
 	}
-	var labels, mounts, networks []string
-	for _, k := range slices.Sorted(maps.Keys(r.Labels)) {
-		labels = append(labels, k+"="+r.Labels[k])
-	}
+	var mounts, networks []string
 	local := 0
 	for _, m := range r.Mounts {
 		name := cmp.Or(m.Volume, m.Source)
@@ -404,7 +400,7 @@ func newReplicaLine(r *state.Replica, now time.Time, short bool) replicaLine {
 	for _, e := range r.Endpoints {
 		networks = append(networks, e.Network)
 	}
-	line.Labels, line.Mounts, line.Networks = strings.Join(labels, ","), strings.Join(mounts, ","), strings.Join(networks, ",")
+	line.Labels, line.Mounts, line.Networks = labelList(r.Labels), strings.Join(mounts, ","), strings.Join(networks, ",")
 	line.LocalVolumes = strconv.Itoa(local)
 	return line
 }

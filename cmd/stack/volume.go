@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"path"
 	"slices"
@@ -74,12 +73,8 @@ var volumeLayout = render.Layout{
 }
 
 func lineOfVolume(v *volume.Volume) volumeLine {
-	var labels []string
-	for _, k := range slices.Sorted(maps.Keys(v.Labels)) {
-		labels = append(labels, k+"="+v.Labels[k])
-	}
 	return volumeLine{
-		Availability: "N/A", Driver: "local", Group: "N/A", Labels: strings.Join(labels, ","), Links: "N/A",
+		Availability: "N/A", Driver: "local", Group: "N/A", Labels: labelList(v.Labels), Links: "N/A",
 		Mountpoint: v.Disk, Name: v.Name, Scope: "local", Size: "N/A", Status: "N/A", labels: v.Labels,
 	}
 }

@@ -434,6 +434,24 @@ type VolumeImport struct {
 	Force bool   `json:"force,omitempty"` // although it is not empty
 }
 
+// NetworkRef names a network.
+type NetworkRef struct {
+	ID   string `json:"id,omitempty"`
+	Name string `json:"name"`
+}
+
+// NetworkCreate makes a network that no compose file asks for: the external one of
+// any that names it.
+type NetworkCreate struct {
+	Name     string            `json:"name"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Internal bool              `json:"internal,omitempty"`
+	NoIPv4   bool              `json:"noIpv4,omitempty"`
+	IPv6     bool              `json:"ipv6,omitempty"`
+	MTU      int               `json:"mtu,omitempty"` // 0: the largest there is
+	Pools    []spec.IPAMPool   `json:"pools,omitempty"`
+}
+
 // Forward makes ports of the host's loopback lead to ports of services: all of
 // them, or with an error none.
 type Forward struct {

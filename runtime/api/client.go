@@ -386,6 +386,17 @@ func (c *Client) ImportVolume(ctx context.Context, v VolumeImport, tar io.Reader
 	return c.send(ctx, PathVolumeImport, v, tar)
 }
 
+// CreateNetwork makes a network and returns its id.
+func (c *Client) CreateNetwork(ctx context.Context, n NetworkCreate) (string, error) {
+	ref, err := ask[NetworkRef](ctx, c, PathNetworkNew, n)
+	return ref.ID, err
+}
+
+// RemoveNetwork removes a network that no container has.
+func (c *Client) RemoveNetwork(ctx context.Context, name string) error {
+	return c.call(ctx, PathNetworkGone, NetworkRef{Name: name}, nil)
+}
+
 // Exec runs a command in a replica. The connection carries wire frames, the
 // last of them FrameExit; with Detach it is nil.
 func (c *Client) Exec(ctx context.Context, e Exec) (net.Conn, error) {

@@ -41,6 +41,8 @@ const (
 	PathVolumeRemove = "/v1/volume/remove" // POST VolumeRef -> nothing
 	PathVolumeExport = "/v1/volume/export" // POST VolumeRef -> tar
 	PathVolumeImport = "/v1/volume/import" // POST tar, header VolumeImport -> nothing
+	PathNetworkNew   = "/v1/network/new"   // POST NetworkCreate -> NetworkRef
+	PathNetworkGone  = "/v1/network/rm"    // POST NetworkRef -> nothing
 	PathForward      = "/v1/forward"       // POST Forward -> Forwarding, a line whenever something of it changes
 	PathForwards     = "/v1/forwards"      // POST -> []Forwarded
 	PathUnforward    = "/v1/forward/rm"    // POST Unforward -> nothing

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,6 +15,7 @@ import (
 	"github.com/stackvm/stack/guest/wire"
 	"github.com/stackvm/stack/network"
 	"github.com/stackvm/stack/network/ipam"
+	"github.com/stackvm/stack/runtime/api"
 	"github.com/stackvm/stack/runtime/state"
 	"github.com/stackvm/stack/spec"
 )
@@ -71,10 +73,19 @@ func (s *Supervisor) createNetwork(p *spec.Project, name string) error {
 	if n == nil {
 		return fmt.Errorf("network %s: the project does not have it", name)
 	}
+	// It may be there: another project's change has just made it.
+	_, _, err := s.makeNetwork(n, p.Name)
+	return err
+}
+
+// makeNetwork makes a network, of no project for "", or returns the one of its
+// name.
+func (s *Supervisor) makeNetwork(n *spec.Network, project string) (id string, made bool, err error) {
+	name := n.Name
 	s.netMu.Lock()
 	defer s.netMu.Unlock()
-	if s.network(name) != nil {
-		return nil // another project's change has just made it
+	if have := s.network(name); have != nil {
+		return have.rec.ID, false, nil
 	}
 	var taken []netip.Prefix
 	s.mu.Lock()
@@ -90,34 +101,76 @@ func (s *Supervisor) createNetwork(p *spec.Project, name string) error {
 	}
 	subnets, err := ipam.Subnets(req, taken)
 	if err != nil {
-		return &spec.Error{Pos: n.Pos, Err: err}
+		return "", false, &spec.Error{Pos: n.Pos, Err: err}
 	}
 	pool, err := ipam.New(name, subnets)
 	if err != nil {
-		return &spec.Error{Pos: n.Pos, Err: err}
+		return "", false, &spec.Error{Pos: n.Pos, Err: err}
 	}
 	rec := state.Network{
-		ID: state.NewID(), Name: name, Created: time.Now(), Phase: state.Made, Project: p.Name, Key: n.Key, Hash: n.Hash,
+		ID: state.NewID(), Name: name, Created: time.Now(), Phase: state.Made, Project: project, Key: n.Key, Hash: n.Hash,
 		Internal: n.Internal, MTU: n.MTU, Addresses: pool.State(), Labels: maps.Clone(n.Labels),
 	}
 	if rec.Labels == nil {
 		rec.Labels = map[string]string{}
 	}
-	maps.Copy(rec.Labels, map[string]string{
-		label + "project": p.Name, label + "network": n.Key, label + "config-hash": n.Hash, label + "version": composeVersion,
-	})
+	if n.Hash != "" { // by a compose file
+		maps.Copy(rec.Labels, map[string]string{
+			labelProject: project, labelNetwork: n.Key, label + "config-hash": n.Hash, label + "version": composeVersion,
+		})
+	}
 	if err := s.opt.Fabric.Create(fabricConfig(&rec)); err != nil {
-		return err
+		return "", false, err
 	}
 	// The record alone is the network: it needs no half-made state.
 	if err := s.opt.State.PutNetwork(&rec); err != nil {
-		return errors.Join(err, s.opt.Fabric.Remove(rec.ID))
+		return "", false, errors.Join(err, s.opt.Fabric.Remove(rec.ID))
 	}
 	s.mu.Lock()
 	s.networks[rec.ID] = &virtual{rec: rec, pool: pool}
 	s.mu.Unlock()
 	s.emit(objectEvent("network", "create", rec.ID, rec.Name, rec.Project, "", nil))
-	return nil
+	return rec.ID, true, nil
+}
+
+// newNetwork makes a network at a user's wish. As with volumes, compose's labels
+// make it a project's.
+func (s *Supervisor) newNetwork(_ context.Context, c api.NetworkCreate) (api.NetworkRef, error) {
+	if !spec.ObjectName(c.Name) {
+		return api.NetworkRef{}, &api.Error{Code: api.CodeInvalid, Message: fmt.Sprintf("invalid network name %q: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", c.Name)}
+	}
+	n := &spec.Network{
+		Key: c.Labels[labelNetwork], Name: c.Name, Internal: c.Internal, IPv4: !c.NoIPv4, IPv6: c.IPv6, MTU: c.MTU, Pools: c.Pools, Labels: c.Labels,
+	}
+	id, made, err := s.makeNetwork(n, c.Labels[labelProject])
+	switch {
+	case err != nil:
+		return api.NetworkRef{}, &api.Error{Code: api.CodeInvalid, Message: err.Error()}
+	case !made:
+		return api.NetworkRef{}, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("network with name %s already exists", c.Name)}
+	}
+	return api.NetworkRef{ID: id, Name: c.Name}, nil
+}
+
+// deleteNetwork removes a network at a user's wish, once no change of its project
+// is under way.
+func (s *Supervisor) deleteNetwork(ctx context.Context, ref api.NetworkRef) (nothing, error) {
+	n := s.network(ref.Name)
+	if n == nil {
+		return nothing{}, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("network %s not found", ref.Name)}
+	}
+	if n.rec.Project != "" {
+		release, err := s.turns.take(ctx, n.rec.Project, "network rm", func(string) {})
+		if err != nil {
+			return nothing{}, err
+		}
+		defer release()
+	}
+	err := s.removeNetwork(ref.Name)
+	if errors.Is(err, errInUse) {
+		return nothing{}, &api.Error{Code: api.CodeConflict, Message: err.Error(), Hint: "remove what uses it first: stack down, or stack rm"}
+	}
+	return nothing{}, err
 }
 
 // errInUse is a removal that is left undone because of endpoints.

@@ -185,6 +185,8 @@ func (s *Supervisor) handler() http.Handler {
 	handle(api.PathVolumeRemove, answer(s.deleteVolume))
 	handle(api.PathVolumeExport, s.serveExport)
 	handle(api.PathVolumeImport, s.serveImport)
+	handle(api.PathNetworkNew, answer(s.newNetwork))
+	handle(api.PathNetworkGone, answer(s.deleteNetwork))
 	handle(api.PathForward, s.serveForward)
 	handle(api.PathForwards, answer(s.listForwards))
 	handle(api.PathUnforward, answer(s.removeForwards))

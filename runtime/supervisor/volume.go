@@ -20,11 +20,12 @@ import (
 	"github.com/stackvm/stack/runtime/volume"
 )
 
-// Labels by which compose knows its volumes: one that has them belongs to the
-// project, whoever made it.
+// Labels by which compose knows its volumes and networks: one that has them belongs
+// to the project, whoever made it.
 const (
 	labelProject = "com.docker.compose.project"
 	labelVolume  = "com.docker.compose.volume"
+	labelNetwork = "com.docker.compose.network"
 )
 
 func (s *Supervisor) makeVolume(v volume.Volume) error {
