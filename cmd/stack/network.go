@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/go-multierror"
 	"github.com/spf13/cobra"
@@ -343,14 +342,12 @@ them.`,
 			if err != nil {
 				return err
 			}
-			var until time.Time
-			for _, text := range filter["until"] {
-				if until, err = parseTime(text, time.Now()); err != nil {
-					return fmt.Errorf("invalid filter until: %w", err)
-				}
+			until, err := filter.until()
+			if err != nil {
+				return err
 			}
 			if !force && !isTerminal(a.in) {
-				return errors.New("prune asks before it removes, and there is no terminal to ask: use --force")
+				return errNobodyToAsk
 			}
 			networks, replicas, err := a.networksAndUsers()
 			if err != nil {
@@ -367,7 +364,7 @@ them.`,
 				for _, n := range networks {
 					fmt.Fprintf(a.err, "  - network %s\n", n.Name)
 				}
-				ok, err := a.ask(ctx, "Are you sure you want to continue?")
+				ok, err := a.ask(ctx, "Are you sure you want to continue?", false)
 				if err != nil || !ok {
 					return err
 				}

@@ -30,20 +30,11 @@ before anything is removed, and nothing else is.`,
 			if err != nil {
 				return err
 			}
-			if len(filter["until"]) > 1 {
-				return errors.New("invalid filter: more than one until filter specified")
-			}
-			for _, until := range filter["until"] {
-				q.Until, err = parseTime(until, time.Now())
-				if err == nil && q.Until.IsZero() {
-					err = errors.New("it has no time")
-				}
-				if err != nil {
-					return fmt.Errorf("invalid filter until: %w", err)
-				}
+			if q.Until, err = filter.until(); err != nil {
+				return err
 			}
 			if !force && !isTerminal(a.in) {
-				return errors.New("prune asks before it removes, and there is no terminal to ask: use --force")
+				return errNobodyToAsk
 			}
 			c, err := a.connect(ctx)
 			if err != nil {
@@ -89,6 +80,26 @@ before anything is removed, and nothing else is.`,
 	f.BoolVarP(&force, "force", "f", false, "do not ask")
 	f.StringArrayVar(&conditions, "filter", nil, "only what a `condition` holds for: until=TIME, made or pulled before that, like 24h")
 	return c
+}
+
+// errNobodyToAsk is the error of a prune without --force in a script.
+var errNobodyToAsk = errors.New("prune asks before it removes, and there is no terminal to ask: use --force")
+
+// until is the value of the filter of that name, zero without one.
+func (f filters) until() (at time.Time, err error) {
+	if len(f["until"]) > 1 {
+		return at, errors.New("invalid filter: more than one until filter specified")
+	}
+	for _, until := range f["until"] {
+		at, err = parseTime(until, time.Now())
+		if err == nil && at.IsZero() {
+			err = errors.New("it has no time")
+		}
+		if err != nil {
+			return at, fmt.Errorf("invalid filter until: %w", err)
+		}
+	}
+	return at, nil
 }
 
 // listFreed calls show for each object, kind by kind.
