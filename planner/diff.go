@@ -137,10 +137,11 @@ func (d *differ) planRefreshes() {
 		if d.scale(d.p.Services[name]) == 0 {
 			continue
 		}
-		svc := d.p.Services[name]
-		have, ok := d.s.Images[svc.Image]
-		if ok && !d.onlyBuilt(svc) && Fetches(d.pullPolicy(svc), &have, d.opt.Now) {
-			d.pull(svc, "pull policy "+d.pullPolicy(svc)).Refresh = true
+		for _, svc := range d.p.Services[name].Containers() {
+			have, ok := d.s.Images[svc.Image]
+			if ok && !d.onlyBuilt(svc) && Fetches(d.pullPolicy(svc), &have, d.opt.Now) {
+				d.pull(svc, "pull policy "+d.pullPolicy(svc)).Refresh = true
+			}
 		}
 	}
 }
@@ -340,7 +341,7 @@ func (d *differ) stopFirst(r *Replica, cause string) *node {
 func (d *differ) planVolumes() {
 	used := map[string]bool{}
 	for _, s := range d.order {
-		for _, m := range d.p.Services[s].Mounts {
+		for _, m := range d.p.Services[s].MachineMounts() {
 			if m.Type == spec.MountVolume && m.Source != "" {
 				used[m.Source] = true
 			}
@@ -572,7 +573,7 @@ func (d *differ) obsolete(svc *spec.Service, r *Replica, policy RecreatePolicy) 
 			return fmt.Sprintf("network %q changed", key)
 		}
 	}
-	for _, m := range svc.Mounts {
+	for _, m := range svc.MachineMounts() {
 		if v := d.p.Volumes[m.Source]; m.Type == spec.MountVolume && v != nil && !slices.Contains(r.Volumes, v.Name) {
 			return fmt.Sprintf("volume %q changed", m.Source)
 		}
@@ -608,14 +609,17 @@ func (d *differ) recreate(svc *spec.Service, r *Replica, name, cause string) *no
 	return n
 }
 
-// needs are the steps that making a replica waits for: its image, networks and
+// needs are the steps that making a replica waits for: its images, networks and
 // volumes, nothing else.
 func (d *differ) needs(svc *spec.Service) []*node {
-	out := []*node{d.image(svc)}
+	var out []*node
+	for _, c := range svc.Containers() {
+		out = append(out, d.image(c))
+	}
 	for _, key := range sortedKeys(svc.Networks) {
 		out = append(out, d.networks[key])
 	}
-	for _, m := range svc.Mounts {
+	for _, m := range svc.MachineMounts() {
 		if m.Type == spec.MountVolume {
 			out = append(out, d.volumes[m.Source])
 		}
@@ -695,26 +699,31 @@ func (d *differ) planStart(svc *spec.Service) {
 	if len(starting) == 0 {
 		return
 	}
-	needs := d.conditions(svc.Name)
-	for _, s := range starting {
-		after := append(slices.Clone(needs), s.made)
-		after = append(after, d.orphans...)
+	needs := append(d.conditions(svc.Name), d.orphans...)
+	after := make([][]*node, len(starting))
+	for i, s := range starting {
+		after[i] = append(slices.Clone(needs), s.made)
+		if released := d.released(svc, s); s.made != nil {
+			s.made.need(released...)
+		} else {
+			after[i] = append(append(after[i], d.stops[s.was.ID]), released...)
+			for _, key := range sortedKeys(svc.Networks) {
+				after[i] = append(after[i], d.networks[key])
+			}
+		}
+	}
+	d.preStart(hooksOf(svc), starting, after, func(i int) string { return "pre_start" + where(svc.PreStart[i].Container.Pos) })
+	for i, s := range starting {
 		if s.made == nil {
-			r := s.was
-			cause := "is " + string(r.Status)
-			if stop := d.stops[r.ID]; stop != nil {
+			cause := "is " + string(s.was.Status)
+			if stop := d.stops[s.was.ID]; stop != nil {
 				cause = "was stopped: " + stop.Cause
 			}
-			after = append(after, d.stops[r.ID])
-			for _, key := range sortedKeys(svc.Networks) {
-				after = append(after, d.networks[key])
-			}
-			s.start = d.replica(Start, r, cause, after...)
+			s.start = d.replica(Start, s.was, cause, after[i]...)
 		} else {
 			s.made.Boot = !svc.Shared() // else the machine is there, or boots for another
-			s.start = d.add(Step{Verb: Start, Noun: ReplicaNoun, Name: s.name, Cause: "new", Service: s.service, Number: s.number}, after...)
+			s.start = d.add(Step{Verb: Start, Noun: ReplicaNoun, Name: s.name, Cause: "new", Service: s.service, Number: s.number}, after[i]...)
 		}
-		first(s.made, s.start).need(d.released(svc, s)...)
 	}
 }
 
@@ -749,7 +758,7 @@ func (d *differ) planRestarts() {
 // machine: a disk is in one at a time.
 func (d *differ) released(svc *spec.Service, s *slot) []*node {
 	var out []*node
-	for _, m := range svc.Mounts {
+	for _, m := range svc.MachineMounts() {
 		v := d.p.Volumes[m.Source]
 		if m.Type != spec.MountVolume || v == nil {
 			continue
@@ -848,7 +857,7 @@ func (d *differ) checkVolumes() {
 			if s.was != nil {
 				planned[s.was.ID] = true
 			}
-			for _, m := range svc.Mounts {
+			for _, m := range svc.MachineMounts() {
 				v := d.p.Volumes[m.Source]
 				if m.Type != spec.MountVolume || v == nil {
 					continue

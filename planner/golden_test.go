@@ -284,13 +284,16 @@ func parseReplica(t *testing.T, was *spec.Project, words []string, attr map[stri
 		for key := range svc.Networks {
 			r.Networks = append(r.Networks, was.Networks[key].Name)
 		}
-		for _, m := range svc.Mounts {
+		for _, m := range svc.MachineMounts() {
 			if m.Type == spec.MountVolume && m.Source != "" {
 				r.Volumes = append(r.Volumes, was.Volumes[m.Source].Name)
 			}
 		}
 		for dep, how := range svc.DependsOn {
 			r.DependsOn[dep] = how.Condition
+		}
+		for _, h := range svc.PreStart {
+			r.PreStart = append(r.PreStart, planner.Hook{PerReplica: h.PerReplica})
 		}
 	}
 	list := func(key string, to *[]string) {

@@ -87,6 +87,7 @@ func StartAll(observed State, desired *spec.Project, project string, sel Selecti
 		if !selected(service) {
 			continue
 		}
+		var starting []*slot
 		for i := range observed.Replicas {
 			r := &observed.Replicas[i]
 			if r.Service != service || r.OneOff {
@@ -94,9 +95,13 @@ func StartAll(observed State, desired *spec.Project, project string, sel Selecti
 			}
 			s := &slot{service: service, name: r.Name, number: r.Number, was: r}
 			if r.Status != StatusRunning && r.Status != StatusRestarting {
-				s.start = b.replica(Start, r, "is "+string(r.Status), needs...)
+				starting = append(starting, s)
 			}
 			slots[service] = append(slots[service], s)
+		}
+		for i, after := range b.preStartAgain(starting, needs) {
+			r := starting[i].was
+			starting[i].start = b.replica(Start, r, "is "+string(r.Status), after...)
 		}
 		if len(slots[service]) == 0 && desired != nil && desired.Services[service] != nil && desired.Services[service].Scale > 0 {
 			return Plan{}, &spec.Error{Pos: desired.Services[service].Pos, Err: fmt.Errorf("service %q has no container to start", service), Hint: "make it with up or create"}

@@ -139,16 +139,18 @@ func (m *model) made(step Step) Replica {
 	for dep, how := range svc.DependsOn {
 		r.DependsOn[dep] = how.Condition
 	}
+	r.PreStart = hooksOf(svc)
 	for key := range svc.Networks {
 		r.Networks = append(r.Networks, m.desired.Networks[key].Name)
 	}
 	anonymous := 0
-	for _, mount := range svc.Mounts {
-		switch {
-		case mount.Type != spec.MountVolume:
-		case mount.Source != "":
+	for _, mount := range svc.MachineMounts() {
+		if mount.Type == spec.MountVolume && mount.Source != "" {
 			r.Volumes = append(r.Volumes, m.desired.Volumes[mount.Source].Name)
-		default:
+		}
+	}
+	for _, mount := range svc.Mounts {
+		if mount.Type == spec.MountVolume && mount.Source == "" {
 			if anonymous++; anonymous > len(r.Anonymous) {
 				name := fmt.Sprintf("%s %s", r.ID, mount.Target)
 				r.Anonymous = append(r.Anonymous, name)
@@ -158,5 +160,6 @@ func (m *model) made(step Step) Replica {
 	}
 	slices.Sort(r.Networks)
 	slices.Sort(r.Volumes)
+	r.Volumes = slices.Compact(r.Volumes)
 	return r
 }

@@ -14,6 +14,7 @@ const (
 	Pull     Verb = "pull"     // image
 	Create   Verb = "create"   // network, volume, replica
 	Start    Verb = "start"    // replica
+	Run      Verb = "run"      // hook: until it has ended, which must be with 0
 	Wait     Verb = "wait"     // replica: until its Condition holds; fails when it no longer can
 	Stop     Verb = "stop"     // replica
 	Remove   Verb = "remove"   // network, volume, replica
@@ -30,6 +31,7 @@ const (
 	NetworkNoun Noun = "network"
 	VolumeNoun  Noun = "volume"
 	ReplicaNoun Noun = "replica"
+	HookNoun    Noun = "hook" // a pre_start hook of a service
 )
 
 // Version is the version of a plan's JSON form, described in docs/plan.md. It
@@ -83,7 +85,7 @@ func (p Plan) Refresh() Plan {
 var words = map[Verb][2]string{
 	Pull: {"Pulling", "Pulled"}, Create: {"Creating", "Created"}, Start: {"Starting", "Started"},
 	Stop: {"Stopping", "Stopped"}, Remove: {"Removing", "Removed"}, Recreate: {"Recreate", "Recreated"},
-	Restart: {"Restarting", "Started"}, Wait: {"Waiting", "Healthy"},
+	Restart: {"Restarting", "Started"}, Run: {"Running", "Exited"}, Wait: {"Waiting", "Healthy"},
 }
 
 // Words are what docker compose calls the step while it runs and when it is done.
@@ -110,8 +112,9 @@ type Step struct {
 	// Destructive steps lose data; cmd asks before a plan that has one.
 	Destructive bool `json:"destructive,omitempty"`
 
-	Service   string `json:"service,omitempty"`   // of replicas
-	Number    int    `json:"number,omitempty"`    // of replicas
+	Service   string `json:"service,omitempty"`   // of replicas and hooks
+	Number    int    `json:"number,omitempty"`    // of replicas; of a hook: of the replica in whose machine it runs
+	Hook      int    `json:"hook,omitempty"`      // of Run: its place among the service's pre_start hooks, from 0
 	Replica   string `json:"replica,omitempty"`   // id of the existing replica that is acted on
 	Condition string `json:"condition,omitempty"` // of Wait: a spec.Condition…, or RunningOrHealthy
 	// Optional, of Wait: that it fails is a warning, and what comes after it goes
@@ -123,7 +126,7 @@ type Step struct {
 	// exists, because a later step starts it: the boot overlaps with waiting.
 	Boot bool `json:"boot,omitempty"`
 	// Machine, of Create and Recreate: the replica, by name, in whose machine it
-	// will live, if not in one of its own.
+	// will live, if not in one of its own; of Run: in whose the hook runs.
 	Machine string `json:"machine,omitempty"`
 	// Inherit names the anonymous volumes that a recreated replica takes over,
 	// Discard those that are removed with it.

@@ -54,6 +54,10 @@ func drawProject(t *rapid.T, label string) *spec.Project {
 		if rapid.Bool().Draw(t, label+" probe") {
 			s.Healthcheck = &spec.Healthcheck{Test: []string{"CMD", "true"}}
 		}
+		for range rapid.IntRange(0, 2).Draw(t, label+" hooks") {
+			tool := &spec.Service{Name: name, Image: rapid.SampledFrom(images).Draw(t, label+" hook's image")}
+			s.PreStart = append(s.PreStart, spec.PreStart{Container: tool, PerReplica: rapid.Bool().Draw(t, label+" per replica")})
+		}
 		for len(free) > 0 && s.Scale == 1 && rapid.Bool().Draw(t, label+" volume") {
 			s.Mounts = append(s.Mounts, spec.Mount{Type: spec.MountVolume, Source: free[0], Target: "/" + free[0]})
 			free = free[1:]
@@ -66,7 +70,7 @@ func drawProject(t *rapid.T, label string) *spec.Project {
 				}
 			}
 		}
-		s.Hash = fmt.Sprint(s.Hash, s.Image, slices.Sorted(maps.Keys(s.Networks)), s.Mounts)
+		s.Hash = fmt.Sprint(s.Hash, s.Image, slices.Sorted(maps.Keys(s.Networks)), s.Mounts, len(s.PreStart))
 		before = append(before, name)
 		p.Services[name] = s
 	}
@@ -351,12 +355,14 @@ func checkNeeds(t *rapid.T, p planner.Plan, desired *spec.Project, s planner.Sta
 	}
 	for _, step := range p.Steps {
 		svc := desired.Services[step.Service]
-		if step.Noun != planner.ReplicaNoun || svc == nil {
+		if step.Noun != planner.ReplicaNoun && step.Noun != planner.HookNoun || svc == nil {
 			continue
 		}
 		switch step.Verb {
 		case planner.Create, planner.Recreate:
-			must(step, planner.Pull, planner.ImageNoun, svc.Image)
+			for _, c := range svc.Containers() {
+				must(step, planner.Pull, planner.ImageNoun, c.Image)
+			}
 			for key := range svc.Networks {
 				must(step, planner.Create, planner.NetworkNoun, desired.Networks[key].Name)
 				must(step, planner.Recreate, planner.NetworkNoun, desired.Networks[key].Name)
@@ -386,6 +392,17 @@ func checkNeeds(t *rapid.T, p planner.Plan, desired *spec.Project, s planner.Sta
 			if !in[step.Service] {
 				continue // started again after a network was made anew, as it was
 			}
+			if replica(s, step.Replica).Status != planner.StatusPaused {
+				ran := map[int]bool{}
+				for _, other := range p.Steps {
+					if other.Verb == planner.Run && other.Service == step.Service && before[step.ID][other.ID] {
+						ran[other.Hook] = true
+					}
+				}
+				if len(ran) != len(svc.PreStart) {
+					t.Fatalf("%s starts after hooks %v of %d\n%s", step.Name, ran, len(svc.PreStart), p)
+				}
+			}
 			for dep, how := range svc.DependsOn {
 				if !in[dep] {
 					continue // --no-deps
@@ -400,6 +417,10 @@ func checkNeeds(t *rapid.T, p planner.Plan, desired *spec.Project, s planner.Sta
 					}
 				}
 			}
+		case planner.Run:
+			must(step, planner.Create, planner.ReplicaNoun, step.Machine)
+			must(step, planner.Recreate, planner.ReplicaNoun, step.Machine)
+			must(step, planner.Stop, planner.ReplicaNoun, step.Machine)
 		case planner.Wait:
 			must(step, planner.Start, planner.ReplicaNoun, step.Name)
 		}

@@ -26,31 +26,32 @@ func PullAll(observed State, desired *spec.Project, opt Options) (Plan, []Skip, 
 	var skipped []Skip
 	by := map[string]string{} // image -> the service it is pulled for
 	for _, name := range slices.Sorted(slices.Values(d.order)) {
-		svc := d.p.Services[name]
-		if svc.Image == "" { // a provider's
-			continue
+		for i, svc := range d.p.Services[name].Containers() {
+			if svc.Image == "" || i > 0 && svc.Image == d.p.Services[name].Image { // a provider's, or the service's own
+				continue
+			}
+			_, there := d.s.Images[svc.Image]
+			why := ""
+			switch policy := d.pullPolicy(svc); {
+			case d.onlyBuilt(svc):
+				why = "No image to be pulled"
+			case policy == "never" || policy == "build":
+				why = "Pull policy " + policy
+			case (policy == "missing" || policy == "if_not_present") && there && !latest(svc.Image):
+				why = "Image is already present locally"
+			case svc.Build && opt.NoBuildable:
+				why = "Image can be built"
+			case by[svc.Image] != "":
+				why = "Image is already being pulled by " + by[svc.Image]
+			}
+			if why != "" {
+				skipped = append(skipped, Skip{Service: name, Image: svc.Image, Why: why})
+				continue
+			}
+			by[svc.Image] = name
+			n := d.pull(svc, "pull")
+			n.Service, n.Refresh = name, there
 		}
-		_, there := d.s.Images[svc.Image]
-		why := ""
-		switch policy := d.pullPolicy(svc); {
-		case d.onlyBuilt(svc):
-			why = "No image to be pulled"
-		case policy == "never" || policy == "build":
-			why = "Pull policy " + policy
-		case (policy == "missing" || policy == "if_not_present") && there && !latest(svc.Image):
-			why = "Image is already present locally"
-		case svc.Build && opt.NoBuildable:
-			why = "Image can be built"
-		case by[svc.Image] != "":
-			why = "Image is already being pulled by " + by[svc.Image]
-		}
-		if why != "" {
-			skipped = append(skipped, Skip{Service: name, Image: svc.Image, Why: why})
-			continue
-		}
-		by[svc.Image] = name
-		n := d.pull(svc, "pull")
-		n.Service, n.Refresh = name, there
 	}
 	p, err := d.plan()
 	return p, skipped, err

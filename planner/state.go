@@ -43,7 +43,13 @@ type Replica struct {
 	Networks  []string          `json:"networks,omitempty"`  // names, sorted
 	Volumes   []string          `json:"volumes,omitempty"`   // names of named volumes, sorted
 	Anonymous []string          `json:"anonymous,omitempty"` // names of its anonymous volumes
+	PreStart  []Hook            `json:"preStart,omitempty"`  // its pre_start hooks, as when it was made
 	DependsOn map[string]string `json:"dependsOn,omitempty"` // service -> condition, as when it was made: orders a down without a file
+}
+
+// Hook is a pre_start hook of a service.
+type Hook struct {
+	PerReplica bool `json:"perReplica,omitempty"` // for every replica that starts, instead of once for all
 }
 
 // Network is one observed network.

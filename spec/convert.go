@@ -23,6 +23,8 @@ import (
 // that all of them are found.
 type converter struct {
 	*loading
+	x      *index // of the loading; of a hook, as if it were a service
+	hook   bool   // what is not written for it is its service's
 	src    *types.Project
 	out    *Project
 	faults faults
@@ -31,7 +33,7 @@ type converter struct {
 }
 
 func (l *loading) convert(src *types.Project) (*Project, error) {
-	c := &converter{loading: l, src: src}
+	c := &converter{loading: l, x: l.x, src: src}
 	c.run()
 	if l.opt.NamesOnly {
 		return c.out, nil
@@ -51,7 +53,7 @@ func (l *loading) converted(src *types.Project) (found faults) {
 			found = nil
 		}
 	}()
-	c := &converter{loading: l, src: src, wrong: true}
+	c := &converter{loading: l, x: l.x, src: src, wrong: true}
 	c.run()
 	return c.faults
 }
@@ -92,12 +94,16 @@ func (c *converter) run() {
 		}
 	}
 	for _, name := range sortedKeys(src.Services) {
-		c.service(name, src.Services[name])
+		c.out.Services[name] = c.service(name, src.Services[name])
+	}
+	if !c.opt.NamesOnly {
+		c.preStarts()
 	}
 	c.links()
 	c.containerNames()
 	if !c.opt.NamesOnly {
 		c.machines()
+		c.settlePreStarts()
 	}
 }
 
@@ -110,21 +116,11 @@ func (c *converter) resolveEnvironments() {
 		return
 	}
 	for _, name := range sortedKeys(c.src.Services) {
-		files := c.src.Services[name].EnvFiles
-		for i, f := range files {
-			one := *c.src
-			s := c.src.Services[name]
-			s.EnvFiles, s.PreStart = files[i:i+1], nil
-			one.Services = types.Services{name: s}
-			_, err := one.WithServicesEnvironmentResolved(true)
-			if err == nil {
-				continue
-			}
-			pos := c.x.find("services", name, "env_file", strconv.Itoa(i))
-			if errors.Is(err, fs.ErrNotExist) {
-				err = fmt.Errorf("env file %s not found", f.Path)
-			}
-			c.faults.add(pos, fmt.Errorf("service %q: %w", name, err))
+		c.envFaults(name, c.src.Services[name])
+		for i, h := range c.src.Services[name].PreStart {
+			sub := c.hookConverter(name, i)
+			sub.envFaults(name, types.ServiceConfig{Name: name, ContainerSpec: h.ContainerSpec})
+			c.takeFaults(sub)
 		}
 	}
 	if len(c.faults) == 0 {
@@ -132,11 +128,30 @@ func (c *converter) resolveEnvironments() {
 	}
 }
 
+// envFaults reports the env files of a service that cannot be read.
+func (c *converter) envFaults(name string, s types.ServiceConfig) {
+	files := s.EnvFiles
+	for i, f := range files {
+		one := *c.src
+		s.EnvFiles, s.PreStart = files[i:i+1], nil
+		one.Services = types.Services{name: s}
+		_, err := one.WithServicesEnvironmentResolved(true)
+		if err == nil {
+			continue
+		}
+		pos := c.x.find("services", name, "env_file", strconv.Itoa(i))
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("env file %s not found", f.Path)
+		}
+		c.faults.add(pos, fmt.Errorf("service %q: %w", name, err))
+	}
+}
+
 func (c *converter) fault(at []string, hint, msg string, args ...any) {
 	c.faults = append(c.faults, &Error{Pos: c.x.find(at...), Err: fmt.Errorf(msg, args...), Hint: hint})
 }
 
-func (c *converter) service(name string, in types.ServiceConfig) {
+func (c *converter) service(name string, in types.ServiceConfig) *Service {
 	key := func(parts ...string) []string { return append([]string{"services", name}, parts...) }
 	s := &Service{
 		Name: name, Pos: c.x.find("services", name), Keys: c.x.under("services", name),
@@ -245,7 +260,7 @@ func (c *converter) service(name string, in types.ServiceConfig) {
 	s.PostStart = c.hooks(name, "post_start", in.PostStart)
 	s.PreStop = c.hooks(name, "pre_stop", in.PreStop)
 	s.Extension = c.serviceExtension(name, in.Extensions)
-	c.out.Services[name] = s
+	return s
 }
 
 func (c *converter) hooks(service, kind string, in []types.ServiceHook) []Hook {
@@ -1051,7 +1066,7 @@ func (c *converter) containerNames() {
 
 // ignored warns, once, of something written that has no effect.
 func (c *converter) ignored(at []string, what, why string) {
-	if c.opt.NamesOnly {
+	if c.opt.NamesOnly || c.hook && !c.x.has(at...) {
 		return
 	}
 	c.warn(Warning{Pos: c.x.find(at...), Key: strings.Join(at, "."), Text: what + " is ignored: " + why})

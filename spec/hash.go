@@ -54,7 +54,7 @@ var unhashed = map[string]bool{
 	"Name": true, "Pos": true, "Keys": true, "Hash": true, "Aspects": true,
 	"Build": true, "PullPolicy": true, "Scale": true, "DependsOn": true, "Attach": true,
 	"Environment": true, "Labels": true, "Mounts": true, "Configs": true, "Secrets": true, "Networks": true, "Ports": true, "Restart": true,
-	"Machine": true,
+	"Machine": true, "PreStart": true,
 }
 
 type digester []byte
@@ -121,13 +121,20 @@ func (d digester) aspects(s *Service, p *Project) map[string]string {
 	if s.Restart.Policy != "no" {
 		set("restart", s.Restart)
 	}
+	if len(s.PreStart) > 0 {
+		var hooks []any
+		for _, h := range s.PreStart {
+			hooks = append(hooks, d.aspects(h.Container, p), h.PerReplica)
+		}
+		set("preStart", hooks)
+	}
 	if m := s.Machine; m != nil {
 		// What it boots with is settled by all who live in it.
 		shape := []any{m.Host, m.Services, m.All, m.Container}
 		for _, name := range m.Services {
 			o := p.Services[name]
 			shape = append(shape, o.Extension.MemoryMiB, o.Extension.VCPUs, o.Extension.KernelArgs, o.Resources.MemoryBytes, o.Resources.CPUs)
-			for _, mount := range o.Mounts {
+			for _, mount := range o.MachineMounts() {
 				if mount.Type == MountBind {
 					shape = append(shape, mount.Source, mount.ReadOnly)
 				}

@@ -505,7 +505,9 @@ func (l *loading) selectServices(p *types.Project, services []string) (*types.Pr
 		return nil, &Error{Err: err}
 	}
 	if !l.opt.AllResources {
+		all := p
 		p = p.WithoutUnnecessaryResources()
+		keepForHooks(p, all)
 	}
 	return p, nil
 }

@@ -47,6 +47,7 @@ func (p *Project) OneOff(service string, o OneOff) (*Project, *Service, error) {
 	s.Scale = 1
 	s.ContainerName = ""
 	s.Restart = Restart{Policy: "no"}
+	s.PreStart = nil // as with compose: they go before the service, not before any command
 	s.TTY, s.StdinOpen = o.TTY, o.StdinOpen
 	if o.EntrypointSet {
 		words, err := shellwords.Parse(o.Entrypoint)
@@ -131,7 +132,7 @@ func (o OneOff) environment(s *Service) error {
 // withFlags gives s the ports and mounts of flags. They are read and checked as
 // those of a file are.
 func (p *Project) withFlags(s *Service, o OneOff) (*Project, error) {
-	c := &converter{loading: &loading{x: &index{}}, src: &types.Project{}}
+	c := &converter{loading: &loading{}, x: &index{}, src: &types.Project{}}
 	if !o.Ports {
 		s.Ports = nil
 		s.PostStart, s.PreStop = nil, nil

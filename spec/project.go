@@ -137,10 +137,43 @@ type Service struct {
 	DNSOptions  []string              `json:"dnsOptions,omitempty"`
 	ExtraHosts  []ExtraHost           `json:"extraHosts,omitempty"`
 
-	PostStart []Hook `json:"postStart,omitempty"` // run in the container after each start that is asked for
-	PreStop   []Hook `json:"preStop,omitempty"`   // run in it before each stop
+	PreStart  []PreStart `json:"preStart,omitempty"`  // run to their ends before each start that is asked for
+	PostStart []Hook     `json:"postStart,omitempty"` // run in the container after each start that is asked for
+	PreStop   []Hook     `json:"preStop,omitempty"`   // run in it before each stop
 
 	Extension Extension `json:"extension"` // x-stack
+}
+
+// PreStart is a container that has to run to its end, with status 0, before those
+// of its service start.
+type PreStart struct {
+	// Container is what it is made from: a service that has what the hook says, and
+	// else what the hook's service says, but no mounts of that. Its network and its
+	// namespaces are the service's.
+	Container  *Service `json:"container"`
+	PerReplica bool     `json:"perReplica,omitempty"` // for every replica that starts, instead of once for all
+}
+
+// Containers are the service and its pre_start hooks, each of which has an image.
+func (s *Service) Containers() []*Service {
+	all := []*Service{s}
+	for _, h := range s.PreStart {
+		all = append(all, h.Container)
+	}
+	return all
+}
+
+// MachineMounts are all that a replica's machine must have: the service's mounts
+// and those that only its pre_start hooks have.
+func (s *Service) MachineMounts() []Mount {
+	if len(s.PreStart) == 0 {
+		return s.Mounts
+	}
+	var all []Mount
+	for _, c := range s.Containers() {
+		all = append(all, c.Mounts...)
+	}
+	return all
 }
 
 // Hook is a command that runs in a service's container.

@@ -16,6 +16,12 @@ func (p *Project) Redact() *Project {
 		c := *s
 		c.Environment = redactEnvironment(s.Environment)
 		c.PostStart, c.PreStop = redactHooks(s.PostStart), redactHooks(s.PreStop)
+		c.PreStart = slices.Clone(s.PreStart)
+		for i, h := range c.PreStart {
+			container := *h.Container
+			container.Environment = redactEnvironment(container.Environment)
+			c.PreStart[i].Container = &container
+		}
 		out.Services[name] = &c
 	}
 	return &out

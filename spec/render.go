@@ -153,7 +153,7 @@ func (l *loading) renderModel(ctx context.Context, p *types.Project, r RenderOpt
 	}
 	if before := p; !r.NoEnvResolution {
 		if p, err = p.WithServicesEnvironmentResolved(true); err != nil {
-			c := &converter{loading: l, src: before}
+			c := &converter{loading: l, x: l.x, src: before}
 			c.resolveEnvironments()
 			return nil, c.faults.err()
 		}

@@ -40,7 +40,11 @@ const (
 // Rules is the whole table: every attribute of the compose specification has a
 // row here or inherits one, and a key that has none is refused, so that
 // nothing is dropped in silence. docs/compose.md is made from it.
-var Rules = slices.Concat([]Rule{
+var Rules = slices.Concat(projectRules, under("services.*.", containerRules), hookRules())
+
+// projectRules are those about what is no container, and about what only services
+// have.
+var projectRules = []Rule{
 	{"name", Honoured, ""},
 	{"version", Ignored, ""}, // with docker compose's own words
 	{"include", Honoured, ""},
@@ -79,7 +83,7 @@ var Rules = slices.Concat([]Rule{
 	{"services.*.healthcheck", Honoured, ""},
 	{"services.*.links", Honoured, ""},
 	{"services.*.ports", Honoured, ""},
-	{"services.*.pre_start", Refused, notYet},
+	{"services.*.pre_start", Honoured, ""},
 	{"services.*.post_start", Honoured, ""},
 	{"services.*.pre_stop", Honoured, ""},
 	{"services.*.profiles", Honoured, ""},
@@ -88,7 +92,11 @@ var Rules = slices.Concat([]Rule{
 	{"services.*.scale", Honoured, ""},
 	{"services.*.stdin_open", Honoured, ""},
 	{"services.*.tty", Honoured, ""},
-}, under("services.*.", []Rule{
+}
+
+// containerRules are those about what every container has, that of a pre_start
+// hook too, below whatever it is written for.
+var containerRules = []Rule{
 	{"annotations", Honoured, ""},
 	{"blkio_config", Honoured, ""}, // by value
 	{"blkio_config.weight", Ignored, "nobody else is on the machine's disks"},
@@ -168,13 +176,62 @@ var Rules = slices.Concat([]Rule{
 	{"volumes.[].volume.labels", Honoured, ""}, // by value
 	{"volumes_from", Honoured, ""},
 	{"working_dir", Honoured, ""},
-}))
+}
+
+// hookRules are those of what a pre_start hook says, as far as it is not simply
+// honoured: a hook shares much with its service, and leaves no container behind.
+func hookRules() []Rule {
+	const (
+		network = "a hook has the network of its service"
+		shared  = "a hook has the namespaces and mounts of its service"
+		gone    = "a hook leaves no container behind"
+		killed  = "a hook is not stopped: one that is cancelled is killed"
+	)
+	own := map[string]Rule{}
+	for _, r := range []Rule{
+		{"annotations", Ignored, gone},
+		{"dns", Refused, network},
+		{"dns_opt", Refused, network},
+		{"dns_search", Refused, network},
+		{"domainname", Refused, network},
+		{"extra_hosts", Refused, network},
+		{"hostname", Refused, network},
+		{"ipc", Refused, shared},
+		{"label_file", Ignored, gone},
+		{"labels", Ignored, gone},
+		{"logging", Ignored, gone},
+		{"mac_address", Refused, network},
+		{"network_mode", Refused, network},
+		{"networks", Refused, network},
+		{"pid", Refused, shared},
+		{"stop_grace_period", Ignored, killed},
+		{"stop_signal", Ignored, killed},
+		{"volumes.[].volume.labels", Ignored, gone},
+		{"volumes_from", Refused, shared},
+	} {
+		own[r.Path] = r
+	}
+	var rules []Rule
+	for _, r := range containerRules {
+		top, _, _ := strings.Cut(r.Path, ".")
+		if o, ok := own[r.Path]; ok {
+			r = o
+		} else if _, ok := own[top]; ok {
+			continue
+		}
+		if r.Verdict != Honoured {
+			rules = append(rules, r)
+		}
+	}
+	return under("services.*.pre_start.[].", rules)
+}
 
 func under(prefix string, rules []Rule) []Rule {
-	for i := range rules {
-		rules[i].Path = prefix + rules[i].Path
+	out := slices.Clone(rules)
+	for i := range out {
+		out[i].Path = prefix + out[i].Path
 	}
-	return rules
+	return out
 }
 
 // ruleNode is the table as a tree.
@@ -266,7 +323,7 @@ func (c *converter) checkSupport() {
 func (c *converter) namesFree(pattern []string) bool {
 	n := len(pattern)
 	return n == 2 && slices.Contains(userNamed, pattern[0]) ||
-		n > 3 && pattern[0] == "services" && freeMaps[strings.Join(pattern[2:n-1], ".")] ||
+		isFree(pattern[:n-1]) ||
 		slices.ContainsFunc(pattern[:n-1], isExtension(pattern)) || strings.HasPrefix(pattern[0], "x-") && n > 1
 }
 
@@ -322,12 +379,19 @@ func isExtension(pattern []string) func(string) bool {
 		}
 		i := slices.Index(pattern, part)
 		named := i == 1 && slices.Contains(userNamed, pattern[0])
-		free := i > 2 && pattern[0] == "services" && freeMaps[strings.Join(pattern[2:i], ".")]
-		return !named && !free
+		return !named && !isFree(pattern[:i])
 	}
 }
 
-// freeMaps are maps whose keys are the user's.
+// isFree tells whether the keys below a path are the user's.
+func isFree(pattern []string) bool {
+	if len(pattern) < 3 || pattern[0] != "services" {
+		return false
+	}
+	return freeMaps[strings.TrimPrefix(strings.Join(pattern[2:], "."), "pre_start.[].")]
+}
+
+// freeMaps are maps of services and hooks whose keys are the user's.
 var freeMaps = map[string]bool{
 	"environment": true, "labels": true, "annotations": true, "depends_on": true, "sysctls": true, "networks": true,
 	"extra_hosts": true, "build.args": true, "post_start.[].environment": true, "pre_stop.[].environment": true, "logging.options": true, "ulimits": true,

@@ -19,6 +19,7 @@ var nouns = map[planner.Noun]string{
 	planner.NetworkNoun: "Network",
 	planner.VolumeNoun:  "Volume",
 	planner.ReplicaNoun: "Container",
+	planner.HookNoun:    "Container",
 }
 
 // follow shows the events of a change until it is done. observe, which may be
@@ -50,6 +51,7 @@ func (a *app) follow(p render.Progress, events iter.Seq2[api.Event, error], obse
 			if queued {
 				p.On(render.Event{ID: "Project", Status: render.Done, Text: "Ready"})
 			}
+		case api.EventOutput: // for who is attached
 		case api.EventCreated, api.EventDone:
 		}
 	}

@@ -306,7 +306,10 @@ func (a *app) upAttached(ctx context.Context, u *upFlags) error {
 			if e.Kind == api.EventPlan {
 				v.expect(e.Plan)
 			}
-			if e.Kind == api.EventStep && e.Step.Verb == planner.Start {
+			if e.Kind == api.EventOutput {
+				v.output(e.Output)
+			}
+			if e.Kind == api.EventStep && (e.Step.Verb == planner.Start || e.Step.Verb == planner.Run) {
 				select {
 				case started <- struct{}{}:
 				default:

@@ -35,6 +35,8 @@ type viewer struct {
 	codes    map[string]int // by service: status of the first of its containers that ended
 	done     bool           // the change is over: live only shrinks
 	finish   context.CancelFunc
+	printer  *render.LogPrinter // nil until output is shown
+	early    []*api.Output      // of hooks, until then
 }
 
 func newViewer(a *app, c *api.Client, p *spec.Project, u *upFlags, began time.Time) (*viewer, error) {
@@ -126,6 +128,10 @@ func (v *viewer) show(ctx context.Context) error {
 	p.Colour = !v.follow.noColour && v.app.colour(v.app.out)
 	p.NoPrefix = v.follow.noPrefix
 	v.mu.Lock()
+	v.printer = p
+	for _, o := range v.early {
+		v.printLocked(o)
+	}
 	v.finish = cancel
 	v.checkLocked()
 	v.mu.Unlock()
@@ -149,6 +155,24 @@ func (v *viewer) show(ctx context.Context) error {
 		v.print(p, e)
 	}
 	return ctx.Err()
+}
+
+// output shows what a hook of an attached service wrote, which no log keeps.
+func (v *viewer) output(o *api.Output) {
+	if !slices.Contains(v.attached, o.Service) {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.printer == nil {
+		v.early = append(v.early, o)
+		return
+	}
+	v.printLocked(o)
+}
+
+func (v *viewer) printLocked(o *api.Output) {
+	v.printer.Print(o.Source, false, "", []byte(o.Line))
 }
 
 func (v *viewer) print(p *render.LogPrinter, e api.LogEntry) {

@@ -112,6 +112,7 @@ const (
 	EventPlan     EventKind = "plan"     // Plan and Digest; once, when it is decided
 	EventStep     EventKind = "step"     // Step
 	EventProgress EventKind = "progress" // Progress
+	EventOutput   EventKind = "output"   // Output: a line that a hook wrote
 	EventWarning  EventKind = "warning"  // Text: shown once, the change goes on
 	EventCreated  EventKind = "created"  // Replica: the one-off that Run made
 	EventDone     EventKind = "done"     // the last one; Error unless it succeeded
@@ -127,7 +128,15 @@ type Event struct {
 	Step     *StepEvent    `json:"step,omitempty"`
 	Progress *Progress     `json:"progress,omitempty"`
 	Replica  *ReplicaRef   `json:"replica,omitempty"`
+	Output   *Output       `json:"output,omitempty"`
 	Error    *Error        `json:"error,omitempty"`
+}
+
+// Output is a line that a hook of a service wrote.
+type Output struct {
+	Service string `json:"service"`
+	Source  string `json:"source"` // in compose's words: web pre_start[0] ->
+	Line    string `json:"line"`
 }
 
 // StepState is how far a step has come.

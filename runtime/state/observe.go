@@ -98,7 +98,10 @@ func (r *Replica) Observed() planner.Replica {
 	for _, e := range r.Endpoints {
 		o.Networks = append(o.Networks, e.Network)
 	}
-	for _, m := range r.Mounts {
+	for _, h := range r.PreStart {
+		o.PreStart = append(o.PreStart, planner.Hook{PerReplica: h.PerReplica})
+	}
+	for _, m := range r.MachineMounts() {
 		switch {
 		case m.Type != spec.MountVolume:
 		case m.Anonymous:

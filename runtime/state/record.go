@@ -83,6 +83,8 @@ type Replica struct {
 	ScratchBytes int64         `json:"scratchBytes,omitempty"`
 	Hostname     string        `json:"hostname,omitempty"`
 	Mounts       []MountUse    `json:"mounts,omitempty"`
+	PreStart     []HookUse     `json:"preStart,omitempty"`   // its pre_start hooks
+	HookMounts   []MountUse    `json:"hookMounts,omitempty"` // what only they mount
 	Endpoints    []Endpoint    `json:"endpoints,omitempty"`
 	NetworkMode  string        `json:"networkMode,omitempty"`
 	Ports        []PublishSpec `json:"ports,omitempty"`     // as asked for
@@ -120,9 +122,18 @@ type MountUse struct {
 	Subpath   string         `json:"subpath,omitempty"`
 }
 
-// Uses tells whether a replica mounts a volume, running or not.
+// HookUse is one pre_start hook of a replica.
+type HookUse struct {
+	ImageID    string `json:"imageId"`
+	PerReplica bool   `json:"perReplica,omitempty"`
+}
+
+// MachineMounts are all mounts that the machine of a replica needs.
+func (r *Replica) MachineMounts() []MountUse { return slices.Concat(r.Mounts, r.HookMounts) }
+
+// Uses tells whether a replica or one of its hooks mounts a volume, running or not.
 func (r *Replica) Uses(volume string) bool {
-	return slices.ContainsFunc(r.Mounts, func(m MountUse) bool { return m.Type == spec.MountVolume && m.Volume == volume })
+	return slices.ContainsFunc(r.MachineMounts(), func(m MountUse) bool { return m.Type == spec.MountVolume && m.Volume == volume })
 }
 
 // Endpoint is a replica's place on a network, its addresses leased.
@@ -156,9 +167,10 @@ type Published struct {
 // read: its container as the agent gets it, environment, configs and secrets
 // included.
 type Resolved struct {
-	Container wire.Container `json:"container"`
-	PostStart []wire.Exec    `json:"postStart,omitempty"` // hooks
-	PreStop   []wire.Exec    `json:"preStop,omitempty"`
+	Container wire.Container   `json:"container"`
+	PreStart  []wire.Container `json:"preStart,omitempty"` // hooks; without id, name and scratch disk
+	PostStart []wire.Exec      `json:"postStart,omitempty"`
+	PreStop   []wire.Exec      `json:"preStop,omitempty"`
 }
 
 // Machine is one micro-VM.

@@ -99,7 +99,7 @@ type change struct {
 	began    time.Time
 
 	mu     sync.Mutex
-	booted []*replica        // made in this change, with a machine ahead of their start
+	booted []booted          // with a machine ahead of their start
 	told   map[string]string // notices the client has been told, by container name
 }
 
@@ -417,10 +417,12 @@ func observeStores(st planner.State, name string, p *spec.Project, volumes Volum
 		return st, nil
 	}
 	for _, svc := range p.Services {
-		if err := look(svc.Image, svc.Platform); err != nil {
-			return st, &spec.Error{Pos: svc.Keys["image"], Err: fmt.Errorf("service %q: %w", svc.Name, err)}
+		for _, c := range svc.Containers() {
+			if err := look(c.Image, c.Platform); err != nil {
+				return st, &spec.Error{Pos: c.Keys["image"], Err: fmt.Errorf("service %q: %w", c.Name, err)}
+			}
 		}
-		for _, m := range svc.Mounts {
+		for _, m := range svc.MachineMounts() {
 			if m.Type == spec.MountImage {
 				if err := look(m.Source, svc.Platform); err != nil {
 					return st, &spec.Error{Pos: m.Pos, Err: fmt.Errorf("service %q: %w", svc.Name, err)}
@@ -503,14 +505,29 @@ func (c *change) settleBooted() {
 	c.mu.Lock()
 	booted := c.booted
 	c.mu.Unlock()
-	for _, r := range booted {
+	for _, b := range booted {
 		c.s.mu.Lock()
-		idle := !r.gone && r.rec.Status == planner.StatusCreated
+		idle := !b.r.gone && b.r.run == b.run
 		c.s.mu.Unlock()
 		if idle {
-			c.s.settleBoot(r)
+			c.s.settleBoot(b.r)
 		}
 	}
+}
+
+// booted is a replica whose machine runs before it is started for the next time.
+type booted struct {
+	r   *replica
+	run int // its starts until then
+}
+
+func (c *change) hasBooted(r *replica) {
+	c.s.mu.Lock()
+	run := r.run
+	c.s.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.booted = append(c.booted, booted{r, run})
 }
 
 // do carries out one step.
@@ -551,7 +568,7 @@ func (c *change) do(ctx context.Context, step planner.Step) error {
 		case planner.Remove:
 			return s.removeVolume(step.Name)
 		}
-	case planner.ReplicaNoun:
+	case planner.ReplicaNoun, planner.HookNoun:
 		return c.replicaStep(ctx, step)
 	}
 	return fmt.Errorf("step %d: cannot %s a %s", step.ID, step.Verb, step.Noun)
@@ -587,7 +604,11 @@ func (c *change) replicaStep(ctx context.Context, step planner.Step) error {
 		r = s.replicas[step.Replica]
 		s.mu.Unlock()
 	} else {
-		r = s.byName(c.name, step.Name)
+		name := step.Name
+		if step.Noun == planner.HookNoun {
+			name = step.Machine
+		}
+		r = s.byName(c.name, name)
 	}
 	if r == nil {
 		if step.Verb == planner.Remove || step.Verb == planner.Stop {
@@ -596,6 +617,8 @@ func (c *change) replicaStep(ctx context.Context, step planner.Step) error {
 		return fmt.Errorf("container %s no longer exists", step.Name)
 	}
 	switch step.Verb {
+	case planner.Run:
+		return c.runHook(ctx, step, r)
 	case planner.Start:
 		return s.start(ctx, r)
 	case planner.Stop:
@@ -656,9 +679,7 @@ func (c *change) create(ctx context.Context, step planner.Step, old *replica) er
 		}
 	}
 	if step.Boot {
-		c.mu.Lock()
-		c.booted = append(c.booted, r)
-		c.mu.Unlock()
+		c.hasBooted(r)
 		s.prepare(r)
 	}
 	return nil
@@ -746,9 +767,11 @@ func (c *change) pulled(step planner.Step) api.PullImage {
 	p := api.PullImage{Reference: step.Name, Service: step.Service}
 	if c.project != nil {
 		for _, name := range sortedKeys(c.project.Services) {
-			if svc := c.project.Services[name]; svc.Image == step.Name {
-				p.Platform, p.Pos, p.Service = svc.Platform, svc.Keys["image"], name
-				break
+			for _, of := range c.project.Services[name].Containers() {
+				if of.Image == step.Name {
+					p.Platform, p.Pos, p.Service = of.Platform, of.Keys["image"], name
+					return p
+				}
 			}
 		}
 	}
@@ -913,7 +936,7 @@ func (s *Supervisor) holder(volumes map[string]bool, service string) string {
 	defer s.mu.Unlock()
 	found, own := "", false
 	for id, r := range s.replicas {
-		has := slices.ContainsFunc(r.rec.Mounts, func(m state.MountUse) bool { return m.Volume != "" && volumes[m.Volume] })
+		has := slices.ContainsFunc(r.rec.MachineMounts(), func(m state.MountUse) bool { return m.Volume != "" && volumes[m.Volume] })
 		if !has || r.rec.Status != planner.StatusRunning || r.host == nil {
 			continue
 		}

@@ -34,6 +34,7 @@ var attributes = map[string]string{
 	"services.*.healthcheck":              "healthcheck: {test: [CMD, 'true']}",
 	"services.*.links":                    "links: ['db:base']",
 	"services.*.ports":                    "ports: ['80']",
+	"services.*.pre_start":                "pre_start: [{command: ['true'], user: '7', per_replica: true}]",
 	"services.*.post_start":               "post_start: [{command: ['true']}]",
 	"services.*.pre_stop":                 "pre_stop: [{command: ['true']}]",
 	"services.*.profiles":                 "profiles: [off]",

@@ -40,7 +40,7 @@ func groupBinds(p *spec.Project, svc *spec.Service) []state.MountUse {
 		lent = lent || len(p.Services[name].VolumesFrom) > 0
 	}
 	for _, name := range svc.Machine.Services {
-		for _, m := range p.Services[name].Mounts {
+		for _, m := range p.Services[name].MachineMounts() {
 			if m.Type != spec.MountBind {
 				continue
 			}
@@ -225,8 +225,11 @@ func (s *Supervisor) groupHost(group string) (h *hosted, ending bool) {
 // longer in the store cannot be asked for its disk: what is mounted of it stays
 // until the machine ends.
 func (s *Supervisor) serials(rec *state.Replica) map[string]bool {
-	out := map[string]bool{imageSerial(rec.ImageID): true, scratchSerial(rec.ID): true}
-	for _, m := range rec.Mounts {
+	out := map[string]bool{scratchSerial(rec.ID): true}
+	for _, id := range imagesOf(rec) {
+		out[imageSerial(id)] = true
+	}
+	for _, m := range rec.MachineMounts() {
 		switch m.Type {
 		case spec.MountVolume:
 			out[volumeSerial(m.Volume)] = true

@@ -232,7 +232,7 @@ func project(name string, services ...*spec.Service) *spec.Project {
 // declare adds the volumes that services name.
 func declare(p *spec.Project) {
 	for _, s := range p.Services {
-		for _, m := range s.Mounts {
+		for _, m := range s.MachineMounts() {
 			if m.Type == spec.MountVolume && m.Source != "" && p.Volumes[m.Source] == nil {
 				p.Volumes[m.Source] = &spec.Volume{Key: m.Source, Name: p.Name + "_" + m.Source, Hash: "v"}
 			}

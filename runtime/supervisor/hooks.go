@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/stackvm/stack/guest/wire"
+	"github.com/stackvm/stack/runtime/machine/control"
 	"github.com/stackvm/stack/spec"
 )
 
@@ -85,21 +87,36 @@ func runHook(ctx context.Context, h *hosted, hook wire.Exec) error {
 	if err != nil {
 		return err
 	}
+	var out tail
+	exit, err := follow(ctx, session, &out)
+	if err == nil && exit.Code != 0 {
+		err = fmt.Errorf("%q exited with status %d%s", hook.Args[0], exit.Code, out.said())
+	}
+	return err
+}
+
+// follow writes what a process writes until it ends, which it must have begun to.
+func follow(ctx context.Context, session *control.Session, out io.Writer) (wire.ExitStatus, error) {
 	defer session.Close()
 	defer context.AfterFunc(ctx, func() { session.Close() })() // what wakes a blocked Run
-	var out tail
-	exit, err := session.Run(&out, &out)
+	exit, err := session.Run(out, out)
 	switch {
 	case ctx.Err() != nil:
-		return context.Cause(ctx)
+		return exit, context.Cause(ctx)
 	case err != nil:
-		return err
+		return exit, err
 	case exit.Error != "":
-		return errors.New(exit.Error)
-	case exit.Code != 0:
-		return fmt.Errorf("%q exited with status %d: %s", hook.Args[0], exit.Code, strings.TrimSpace(spec.Printable(string(out.b))))
+		return exit, errors.New(exit.Error)
 	}
-	return nil
+	return exit, nil
+}
+
+// said is the end of an error message that quotes what was written.
+func (t *tail) said() string {
+	if text := strings.TrimSpace(spec.Printable(string(t.b))); text != "" {
+		return ": " + text
+	}
+	return ""
 }
 
 // tail keeps the end of what is written to it.

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/stackvm/stack/planner"
@@ -17,8 +18,10 @@ import (
 func (s *Supervisor) pin(rec *state.Replica) (*replica, error) {
 	s.images.RLock()
 	defer s.images.RUnlock()
-	if _, err := s.opt.Images.Get(rec.ImageID, rec.Platform); err != nil {
-		return nil, fmt.Errorf("container %s: %w", rec.Name, err)
+	for _, id := range imagesOf(rec) {
+		if _, err := s.opt.Images.Get(id, rec.Platform); err != nil {
+			return nil, fmt.Errorf("container %s: %w", rec.Name, err)
+		}
 	}
 	if err := s.opt.State.PutReplica(rec); err != nil {
 		return nil, err
@@ -72,10 +75,10 @@ func (s *Supervisor) usesOf(img *image.Image) []image.Use {
 	var uses []image.Use
 	for _, rec := range s.records() {
 		use := image.Use{Container: rec.ID, Running: rec.Status != planner.StatusCreated && rec.Status != planner.StatusExited && rec.Status != planner.StatusDead}
-		if strings.TrimPrefix(rec.ImageID, "sha256:") == img.ID {
+		if slices.ContainsFunc(imagesOf(&rec), func(id string) bool { return strings.TrimPrefix(id, "sha256:") == img.ID }) {
 			uses = append(uses, use)
 		}
-		for _, m := range rec.Mounts {
+		for _, m := range rec.MachineMounts() {
 			if m.Type != spec.MountImage {
 				continue
 			}

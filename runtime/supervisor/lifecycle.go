@@ -63,7 +63,17 @@ func (s *Supervisor) makeReplica(ctx context.Context, m making) (_ *replica, err
 	if err != nil {
 		return nil, err
 	}
+	hookImages, err := s.hookImages(m.service)
+	if err != nil {
+		return nil, err
+	}
+	for i, h := range m.service.PreStart {
+		rec.PreStart = append(rec.PreStart, state.HookUse{ImageID: hookImages[i].ID, PerReplica: h.PerReplica})
+	}
 	if rec.Mounts, err = mountsOf(m.project, m.service, m.image.Config, m.inherited, borrowed); err != nil {
+		return nil, err
+	}
+	if rec.HookMounts, err = hookMounts(m.project, m.service); err != nil {
 		return nil, err
 	}
 	if m.slug == "" {
@@ -108,11 +118,15 @@ func (s *Supervisor) makeReplica(ctx context.Context, m making) (_ *replica, err
 		return nil, err
 	}
 	rec.Probed = container.Health != nil
+	preStart, err := s.hookContainers(m.project, m.service, hookImages, rec, &container)
+	if err != nil {
+		return nil, err
+	}
 	if err := s.opt.Scratch.Clone(s.scratchPath(rec.ID), rec.ScratchBytes); err != nil {
 		return nil, fmt.Errorf("container %s: making its disk: %w", rec.Name, err)
 	}
 	if err := s.opt.State.PutResolved(rec.ID, &state.Resolved{
-		Container: container, PostStart: hookExecs(m.service.PostStart), PreStop: hookExecs(m.service.PreStop),
+		Container: container, PreStart: preStart, PostStart: hookExecs(m.service.PostStart), PreStop: hookExecs(m.service.PreStop),
 	}); err != nil {
 		return nil, err
 	}
@@ -130,7 +144,7 @@ func (s *Supervisor) makeReplica(ctx context.Context, m making) (_ *replica, err
 // makeBindSources makes the host folders that a service binds and that are not
 // there.
 func makeBindSources(svc *spec.Service) error {
-	for _, mount := range svc.Mounts {
+	for _, mount := range svc.MachineMounts() {
 		if mount.Type != spec.MountBind || !mount.CreateHostPath {
 			continue
 		}
@@ -303,9 +317,9 @@ func (s *Supervisor) moveIn(ctx context.Context, r *replica, h *hosted) (err err
 	rec := s.snapshot(r)
 	shared := s.othersIn(h, r)
 	own := clone(rec)
-	own.Mounts = slices.DeleteFunc(slices.Clone(rec.Mounts), func(m state.MountUse) bool {
+	own.Mounts, own.HookMounts = slices.DeleteFunc(rec.MachineMounts(), func(m state.MountUse) bool {
 		return m.Type == spec.MountVolume && shared[volumeSerial(m.Volume)]
-	})
+	}), nil
 	disks, err := s.disks(ctx, own)
 	defer func() {
 		for _, d := range disks {
@@ -401,17 +415,10 @@ func (s *Supervisor) start(ctx context.Context, r *replica) error {
 		return err
 	}
 	defer r.op.unlock()
-	s.mu.Lock()
-	status, bootErr := r.rec.Status, r.bootErr
-	r.bootErr = nil
-	if r.pending != nil {
-		r.pending()
-	}
-	s.mu.Unlock()
+	status, err := s.beforeStart(r)
 	switch {
-	case bootErr != nil:
-		s.failedStart(r, bootErr)
-		return bootErr
+	case err != nil:
+		return err
 	case status == planner.StatusRunning:
 		return nil
 	case status == planner.StatusPaused:
@@ -426,6 +433,22 @@ func (s *Supervisor) start(ctx context.Context, r *replica) error {
 		return err
 	}
 	return s.postStart(ctx, r)
+}
+
+// beforeStart takes a replica from whatever else would start it, and tells why it
+// cannot be started, or its status. The caller holds r.op.
+func (s *Supervisor) beforeStart(r *replica) (planner.Status, error) {
+	s.mu.Lock()
+	status, bootErr := r.rec.Status, r.bootErr
+	r.bootErr = nil
+	if r.pending != nil {
+		r.pending()
+	}
+	s.mu.Unlock()
+	if bootErr != nil {
+		s.failedStart(r, bootErr)
+	}
+	return status, bootErr
 }
 
 // failedStart records why a replica does not run, and ends what was booted.
@@ -461,8 +484,9 @@ func firstLines(text string) string {
 	return text[:min(len(text), most)]
 }
 
-// run starts a replica's container in its machine. The caller holds r.op.
-func (s *Supervisor) run(ctx context.Context, r *replica) (err error) {
+// hosting returns the machine that has a replica's container, and places that if
+// there is none. The caller holds r.op.
+func (s *Supervisor) hosting(ctx context.Context, r *replica) (*hosted, error) {
 	s.mu.Lock()
 	h := r.host
 	s.mu.Unlock()
@@ -470,20 +494,29 @@ func (s *Supervisor) run(ctx context.Context, r *replica) (err error) {
 		select {
 		case <-h.ended:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 		h = nil
 	}
-	if h == nil {
-		if err := s.place(ctx, r); err != nil {
-			return err
-		}
-		s.mu.Lock()
-		h = r.host
-		s.mu.Unlock()
-		if h == nil {
-			return fmt.Errorf("container %s: its machine ended at once", s.snapshot(r).Name)
-		}
+	if h != nil {
+		return h, nil
+	}
+	if err := s.place(ctx, r); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.host == nil {
+		return nil, fmt.Errorf("container %s: its machine ended at once", r.rec.Name)
+	}
+	return r.host, nil
+}
+
+// run starts a replica's container in its machine. The caller holds r.op.
+func (s *Supervisor) run(ctx context.Context, r *replica) (err error) {
+	h, err := s.hosting(ctx, r)
+	if err != nil {
+		return err
 	}
 	rec := s.snapshot(r)
 	if err := s.plugReplica(h, r); err != nil {
@@ -540,7 +573,11 @@ func (s *Supervisor) event(h *hosted, e wire.Event) {
 		}
 	}
 	if r == nil {
+		stray := e.Kind == wire.EventState && e.State == wire.StateRunning && !h.hooks[e.Container]
 		s.mu.Unlock()
+		if stray { // a hook whose supervisor died: nobody waits for it, and it may be run again
+			h.loops.Go(func() { s.warn("ending a hook", s.endHook(h, e.Container), "machine", h.rec.Name) })
+		}
 		return
 	}
 	if e.Kind == wire.EventState && e.State == wire.StateExited {

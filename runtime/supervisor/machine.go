@@ -63,9 +63,10 @@ type hosted struct {
 
 	// Guarded by Supervisor.mu; maps and slices in rec are replaced, not changed.
 	rec      state.Machine
-	replicas []*replica    // whose container it has
-	leaving  chan struct{} // closed when the answer to a shutdown is there
-	full     bool          // paused: the host has no space for one of its disks
+	replicas []*replica      // whose container it has
+	hooks    map[string]bool // by id: pre_start hooks that run in it
+	leaving  chan struct{}   // closed when the answer to a shutdown is there
+	full     bool            // paused: the host has no space for one of its disks
 	farewell *wire.Farewell
 	killed   bool // by us
 }
@@ -221,15 +222,17 @@ func (s *Supervisor) disks(ctx context.Context, rec *state.Replica) ([]machine.D
 		add(out)
 		return nil
 	}
-	if err := imageDisk(rec.ImageID); err != nil {
-		return disks, err
+	for _, id := range imagesOf(rec) {
+		if err := imageDisk(id); err != nil {
+			return disks, err
+		}
 	}
 	add(machine.Disk{
 		Serial: scratchSerial(rec.ID), Kind: machine.DiskScratch,
 		Extents: []machine.Extent{{Path: s.scratchPath(rec.ID), Bytes: rec.ScratchBytes}},
 	})
 	seen := map[string]bool{}
-	for _, m := range rec.Mounts {
+	for _, m := range rec.MachineMounts() {
 		switch m.Type {
 		case spec.MountVolume:
 			if seen[m.Volume] {
@@ -257,6 +260,15 @@ func (s *Supervisor) disks(ctx context.Context, rec *state.Replica) ([]machine.D
 	return disks, nil
 }
 
+// imagesOf are the images of a replica's container and its hooks.
+func imagesOf(rec *state.Replica) []string {
+	ids := []string{rec.ImageID}
+	for _, h := range rec.PreStart {
+		ids = append(ids, h.ImageID)
+	}
+	return ids
+}
+
 // scratchPath is the writable disk of a container.
 func (s *Supervisor) scratchPath(id string) string {
 	return filepath.Join(s.opt.State.ReplicaDir(id), "scratch.img")
@@ -274,7 +286,7 @@ func (s *Supervisor) volumeBusy(rec *state.Replica, name string, cause error) er
 		if o.rec.ID == rec.ID || o.host == nil {
 			continue
 		}
-		for _, m := range o.rec.Mounts {
+		for _, m := range o.rec.MachineMounts() {
 			if m.Type == spec.MountVolume && m.Volume == name {
 				return fmt.Errorf("volume %q of service %q is in use by container %s of service %q: two machines cannot write one volume",
 					name, rec.Service, o.rec.Name, o.rec.Service)
@@ -287,7 +299,7 @@ func (s *Supervisor) volumeBusy(rec *state.Replica, name string, cause error) er
 func (s *Supervisor) shares(rec *state.Replica) []share.Share {
 	var shares []share.Share
 	seen := map[string]bool{}
-	for _, m := range slices.Concat(rec.Mounts, rec.GroupBinds) {
+	for _, m := range append(rec.MachineMounts(), rec.GroupBinds...) {
 		if name := bindShare(m); m.Type == spec.MountBind && !seen[name] {
 			seen[name] = true
 			shares = append(shares, share.Share{Name: name, Path: m.Source, ReadOnly: m.ReadOnly})
@@ -307,7 +319,7 @@ func bindShare(m state.MountUse) string {
 func (s *Supervisor) newHosted(rec state.Machine, replicas ...*replica) *hosted {
 	h := &hosted{
 		id: rec.ID, rec: rec, replicas: replicas,
-		settled: make(chan struct{}), held: make(chan struct{}, 1), died: make(chan struct{}), ended: make(chan struct{}),
+		hooks: map[string]bool{}, settled: make(chan struct{}), held: make(chan struct{}, 1), died: make(chan struct{}), ended: make(chan struct{}),
 	}
 	h.ctx, h.cancel = context.WithCancel(s.ctx)
 	return h
@@ -689,7 +701,7 @@ func (s *Supervisor) diskDirs(h *hosted) []string {
 	for _, r := range replicas {
 		rec := s.snapshot(r)
 		dirs = append(dirs, s.opt.State.ReplicaDir(rec.ID))
-		for _, m := range rec.Mounts {
+		for _, m := range rec.MachineMounts() {
 			if m.Type != spec.MountVolume {
 				continue
 			}
@@ -761,7 +773,7 @@ func (s *Supervisor) diskName(h *hosted, serial string) string {
 		if serial == scratchSerial(r.rec.ID) {
 			return "the files of " + r.rec.Name
 		}
-		for _, m := range r.rec.Mounts {
+		for _, m := range r.rec.MachineMounts() {
 			if m.Type == spec.MountVolume && serial == volumeSerial(m.Volume) {
 				return "volume " + m.Volume
 			}

@@ -265,7 +265,7 @@ func unprivilegedStart() int {
 
 // checkMounts looks for host folders that must be there, and makes none.
 func checkMounts(svc *spec.Service) (faults []error) {
-	for _, m := range svc.Mounts {
+	for _, m := range svc.MachineMounts() {
 		if m.Type != spec.MountBind {
 			continue
 		}
