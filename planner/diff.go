@@ -21,7 +21,7 @@ func Diff(desired *spec.Project, observed State, opt Options) (Plan, error) {
 	d := &differ{
 		builder: builder{project: desired.Name, timeout: seconds(opt.Timeout), nodes: make([]*node, 0, 4*n)},
 		p:       desired, s: observed, opt: opt,
-		networks: map[string]*node{}, volumes: map[string]*node{}, images: map[string]*node{},
+		networks: map[string]*node{}, volumes: map[string]*node{}, images: map[string]*node{}, providers: map[string]*node{},
 		stops: map[string]*node{}, leaving: map[string]*node{}, names: map[string]*node{}, remade: map[string]string{},
 		slots: make(map[string][]*slot, n), observed: make(map[string][]*Replica, n), holding: make(map[string][]*Replica, m),
 		haveNetworks: make(map[string]*Network, len(observed.Networks)), haveVolumes: make(map[string]*Volume, len(observed.Volumes)),
@@ -49,17 +49,18 @@ type differ struct {
 	faults   []error
 	observed map[string][]*Replica // by service, by number; not one-offs
 
-	networks map[string]*node  // by key: the step that makes it
-	volumes  map[string]*node  // likewise
-	images   map[string]*node  // by reference: its pull
-	stops    map[string]*node  // by replica id: stopped before what it uses is made anew
-	leaving  map[string]*node  // by replica id: the step that removes or recreates it
-	names    map[string]*node  // by replica name: the step after which it is free
-	remade   map[string]string // services with a recreated replica -> the reason that matters to sharers
-	slots    map[string][]*slot
-	starting map[string][]*slot    // of slots: those that are started
-	holding  map[string][]*Replica // by volume name: replicas whose machine has it
-	orphans  []*node               // stops of orphans: what they held is free after them
+	networks  map[string]*node  // by key: the step that makes it
+	volumes   map[string]*node  // likewise
+	images    map[string]*node  // by reference: its pull
+	providers map[string]*node  // by service: its run
+	stops     map[string]*node  // by replica id: stopped before what it uses is made anew
+	leaving   map[string]*node  // by replica id: the step that removes or recreates it
+	names     map[string]*node  // by replica name: the step after which it is free
+	remade    map[string]string // services with a recreated replica -> the reason that matters to sharers
+	slots     map[string][]*slot
+	starting  map[string][]*slot    // of slots: those that are started
+	holding   map[string][]*Replica // by volume name: replicas whose machine has it
+	orphans   []*node               // stops of orphans: what they held is free after them
 
 	haveNetworks map[string]*Network // observed, by name
 	haveVolumes  map[string]*Volume
@@ -105,7 +106,11 @@ func (d *differ) run() (Plan, error) {
 	d.planVolumes()
 	d.planOrphans()
 	for _, name := range d.order {
-		d.planService(d.p.Services[name])
+		if d.p.Services[name].Provider != nil {
+			d.planProvider(name)
+		} else {
+			d.planService(d.p.Services[name])
+		}
 	}
 	d.planRenamed()
 	d.checkVolumes()
@@ -568,6 +573,9 @@ func (d *differ) obsolete(svc *spec.Service, r *Replica, policy RecreatePolicy) 
 	if r.Status == StatusDead {
 		return "half made, or its machine crashed"
 	}
+	if cause := d.provided(svc.Name, r); cause != "" {
+		return cause
+	}
 	for _, key := range sortedKeys(svc.Networks) {
 		if n := d.p.Networks[key]; n != nil && !slices.Contains(r.Networks, n.Name) {
 			return fmt.Sprintf("network %q changed", key)
@@ -624,7 +632,7 @@ func (d *differ) needs(svc *spec.Service) []*node {
 			out = append(out, d.volumes[m.Source])
 		}
 	}
-	return append(out, d.hosts(svc)...)
+	return slices.Concat(out, d.providersOf(svc.Name), d.hosts(svc))
 }
 
 // image returns the pull that a new replica of a service waits for, if any.
@@ -695,6 +703,9 @@ func (d *differ) alreadyRan(service string, starting []*slot) bool {
 // planStart starts a service's replicas, each when it is made and the
 // conditions of its dependencies hold.
 func (d *differ) planStart(svc *spec.Service) {
+	if n := d.providers[svc.Name]; n != nil {
+		n.need(d.conditions(svc.Name)...)
+	}
 	starting := d.starting[svc.Name]
 	if len(starting) == 0 {
 		return
@@ -786,6 +797,7 @@ func (d *differ) conditions(service string) []*node {
 	var out []*node
 	for _, dep := range sortedKeys(d.deps[service]) {
 		how := d.deps[service][dep]
+		out = append(out, d.providers[dep])
 		for _, s := range d.slots[dep] {
 			out = append(out, d.condition(s, how, service))
 		}

@@ -37,6 +37,11 @@ func Down(observed State, desired *spec.Project, project string, opt DownOptions
 		}
 		going[r.ID] = rm
 		return first(stop, rm)
+	}, func(service string, after []*node) *node {
+		if !selected(service) || !inFile(service) && !opt.RemoveOrphans {
+			return nil
+		}
+		return b.provider(Remove, service, "down", after)
 	})
 
 	users := func(uses func(*Replica) []string, name string) (gone []*node, left []string) {
@@ -111,7 +116,8 @@ func (b *builder) removeImages(observed State, desired *spec.Project, opt DownOp
 // reverse visits replicas so that what depends on others comes before them. fn
 // gets the steps that must come first and returns the one that later visits
 // wait for; a service without one passes on what it would have waited for.
-func (b *builder) reverse(observed State, desired *spec.Project, fn func(*Replica, []*node) *node) {
+// provider, which may be nil, is the same for services that providers brought up.
+func (b *builder) reverse(observed State, desired *spec.Project, fn func(*Replica, []*node) *node, provider func(service string, after []*node) *node) {
 	deps, order := dependencyOrder(observed, desired)
 	slices.Reverse(order)
 	byService := map[string][]*Replica{}
@@ -126,6 +132,11 @@ func (b *builder) reverse(observed State, desired *spec.Project, fn func(*Replic
 		var done []*node
 		for _, r := range rs {
 			if n := fn(r, slices.Clone(before[service])); n != nil {
+				done = append(done, n)
+			}
+		}
+		if _, ok := observed.Providers[service]; ok && provider != nil {
+			if n := provider(service, slices.Clone(before[service])); n != nil {
 				done = append(done, n)
 			}
 		}

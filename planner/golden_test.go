@@ -254,6 +254,18 @@ func parseObserved(t *testing.T, was *spec.Project, text string) planner.State {
 				v.Project = p
 			}
 			s.Volumes = append(s.Volumes, v)
+		case "provider": // ran before this command, unless it says now
+			if s.Providers == nil {
+				s.Providers = map[string]planner.Provider{}
+			}
+			p := planner.Provider{Ran: now.Add(-time.Hour), Variables: attr["variables"]}
+			if slices.Contains(words, "now") {
+				p.Ran = now
+			}
+			if dep := attr["depends"]; dep != "" {
+				p.DependsOn = map[string]string{dep: spec.ConditionStarted}
+			}
+			s.Providers[words[0]] = p
 		case "replica":
 			s.Replicas = append(s.Replicas, parseReplica(t, was, words, attr))
 		default:
@@ -308,6 +320,13 @@ func parseReplica(t *testing.T, was *spec.Project, words []string, attr map[stri
 		r.DependsOn = map[string]string{}
 		for _, d := range strings.Split(v, ",") {
 			r.DependsOn[d] = spec.ConditionStarted
+		}
+	}
+	if v, ok := attr["provided"]; ok {
+		r.Provided = map[string]string{}
+		for _, kv := range strings.Split(v, ",") {
+			name, digest, _ := strings.Cut(kv, ":")
+			r.Provided[name] = digest
 		}
 	}
 	if v, ok := attr["hash"]; ok {

@@ -197,6 +197,18 @@ func ofReplicas(replicas []Replica) dependencies {
 	return d
 }
 
+// addProviders adds what providers were recorded to depend on.
+func (d dependencies) addProviders(providers map[string]Provider) {
+	for name, p := range providers {
+		if d[name] == nil {
+			d[name] = map[string]spec.Dependency{}
+		}
+		for dep, condition := range p.DependsOn {
+			d[name][dep] = spec.Dependency{Condition: condition, Required: true}
+		}
+	}
+}
+
 // order returns services so that each comes after those it depends on, by name
 // where that leaves a choice. Services that only others name are left out. An
 // error names the services of a cycle.

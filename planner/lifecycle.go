@@ -10,7 +10,8 @@ import (
 // selection checks a Selection against what there is, and tells what it names.
 func selection(observed State, desired *spec.Project, services []string) (func(string) bool, error) {
 	for _, s := range services {
-		known := desired != nil && desired.Services[s] != nil ||
+		_, provided := observed.Providers[s]
+		known := provided || desired != nil && desired.Services[s] != nil ||
 			slices.ContainsFunc(observed.Replicas, func(r Replica) bool { return r.Service == s })
 		if !known {
 			return nil, &spec.Error{Err: fmt.Errorf("no such service: %s", s)}
@@ -37,6 +38,11 @@ func StopAll(observed State, desired *spec.Project, project string, sel Selectio
 			return nil
 		}
 		return b.replica(Stop, r, "stop", after...)
+	}, func(service string, after []*node) *node {
+		if !selected(service) {
+			return nil
+		}
+		return b.provider(Stop, service, "stop", after)
 	})
 	return b.plan()
 }
@@ -63,7 +69,7 @@ func RemoveAll(observed State, desired *spec.Project, project string, sel Select
 			rm.Discard, rm.Destructive = r.Anonymous, len(r.Anonymous) > 0
 		}
 		return first(stop, rm)
-	})
+	}, nil)
 	return b.plan()
 }
 
@@ -163,6 +169,7 @@ func RestartAll(observed State, desired *spec.Project, project string, sel Selec
 // dependencyOrder returns services with what they depend on, in that order.
 func dependencyOrder(observed State, desired *spec.Project) (dependencies, []string) {
 	deps := ofReplicas(observed.Replicas)
+	deps.addProviders(observed.Providers)
 	if desired != nil {
 		for name, s := range desired.Services {
 			deps[name] = s.DependsOn

@@ -18,6 +18,10 @@ func Apply(s State, p Plan, desired *spec.Project, now time.Time) State {
 		s:       State{Replicas: slices.Clone(s.Replicas), Networks: slices.Clone(s.Networks), Volumes: slices.Clone(s.Volumes), Images: maps.Clone(s.Images)},
 		desired: desired, now: now, project: p.Project,
 	}
+	m.s.Providers = maps.Clone(s.Providers)
+	if m.s.Providers == nil {
+		m.s.Providers = map[string]Provider{}
+	}
 	if m.s.Images == nil {
 		m.s.Images = map[string]Image{}
 	}
@@ -31,6 +35,8 @@ func Apply(s State, p Plan, desired *spec.Project, now time.Time) State {
 			m.volume(step)
 		case ReplicaNoun:
 			m.replica(step)
+		case ProviderNoun:
+			m.provider(step)
 		}
 	}
 	return m.s
@@ -76,6 +82,15 @@ func (m *model) volume(step Step) {
 		if v.Name == step.Name {
 			m.s.Volumes = append(m.s.Volumes, Volume{Name: v.Name, Key: key, Hash: v.Hash, Project: m.project})
 		}
+	}
+}
+
+func (m *model) provider(step Step) {
+	switch step.Verb {
+	case Run:
+		m.s.Providers[step.Name] = Provider{Ran: m.now, Variables: m.s.Providers[step.Name].Variables}
+	case Remove:
+		delete(m.s.Providers, step.Name)
 	}
 }
 
@@ -139,7 +154,12 @@ func (m *model) made(step Step) Replica {
 	for dep, how := range svc.DependsOn {
 		r.DependsOn[dep] = how.Condition
 	}
-	r.PreStart = hooksOf(svc)
+	r.PreStart, r.Provided = hooksOf(svc), map[string]string{}
+	for dep := range svc.DependsOn {
+		if p, ok := m.s.Providers[dep]; ok {
+			r.Provided[dep] = p.Variables
+		}
+	}
 	for key := range svc.Networks {
 		r.Networks = append(r.Networks, m.desired.Networks[key].Name)
 	}

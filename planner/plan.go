@@ -14,7 +14,7 @@ const (
 	Pull     Verb = "pull"     // image
 	Create   Verb = "create"   // network, volume, replica
 	Start    Verb = "start"    // replica
-	Run      Verb = "run"      // hook: until it has ended, which must be with 0
+	Run      Verb = "run"      // hook, provider: until it has ended, which must be with 0
 	Wait     Verb = "wait"     // replica: until its Condition holds; fails when it no longer can
 	Stop     Verb = "stop"     // replica
 	Remove   Verb = "remove"   // network, volume, replica
@@ -32,6 +32,8 @@ const (
 	VolumeNoun  Noun = "volume"
 	ReplicaNoun Noun = "replica"
 	HookNoun    Noun = "hook" // a pre_start hook of a service
+	// A service that a provider brings up (run), stops and takes down (remove).
+	ProviderNoun Noun = "provider"
 )
 
 // Version is the version of a plan's JSON form, described in docs/plan.md. It
@@ -66,8 +68,9 @@ func (p Plan) Destructive() bool {
 	return slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Destructive })
 }
 
-// Refresh returns the pulls whose outcome the rest of the plan cannot know: of
-// images that are there, but that a pull policy wants looked up again. Whoever
+// Refresh returns the steps whose outcome the rest of the plan cannot know: pulls of
+// images that are there, but that a pull policy wants looked up again, and runs of
+// providers, which may give their dependents other variables. Whoever
 // carries the plan out runs them first, observes, and calls Diff again with the
 // same Options.Now, which then counts them as done.
 func (p Plan) Refresh() Plan {
@@ -94,6 +97,8 @@ func (s Step) Words() (doing, done string) {
 	switch {
 	case !ok:
 		return string(s.Verb), string(s.Verb)
+	case s.Noun == ProviderNoun && s.Verb == Run:
+		w = words[Create]
 	case s.Verb == Wait && s.Condition == spec.ConditionCompleted:
 		w[1] = "Exited"
 	}
@@ -120,7 +125,8 @@ type Step struct {
 	// Optional, of Wait: that it fails is a warning, and what comes after it goes
 	// on (required: false).
 	Optional bool `json:"optional,omitempty"`
-	// Refresh, of Pull: the image is there and may be replaced; see Plan.Refresh.
+	// Refresh, of Pull: the image is there and may be replaced; of Run: the provider
+	// waits for nothing. See Plan.Refresh.
 	Refresh bool `json:"refresh,omitempty"`
 	// Boot tells Create and Recreate to boot the machine as soon as the replica
 	// exists, because a later step starts it: the boot overlaps with waiting.

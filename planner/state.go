@@ -7,6 +7,8 @@ type State struct {
 	Replicas []Replica `json:"replicas,omitempty"`
 	Networks []Network `json:"networks,omitempty"`
 	Volumes  []Volume  `json:"volumes,omitempty"`
+	// Providers are the services that providers have brought up, by name.
+	Providers map[string]Provider `json:"providers,omitempty"`
 	// Images maps every reference the project names to what the store has; a
 	// missing entry is an image that must be pulled.
 	Images map[string]Image `json:"images,omitempty"`
@@ -43,8 +45,17 @@ type Replica struct {
 	Networks  []string          `json:"networks,omitempty"`  // names, sorted
 	Volumes   []string          `json:"volumes,omitempty"`   // names of named volumes, sorted
 	Anonymous []string          `json:"anonymous,omitempty"` // names of its anonymous volumes
+	// Provided says of each provider that it depends on which variables it got.
+	Provided  map[string]string `json:"provided,omitempty"`
 	PreStart  []Hook            `json:"preStart,omitempty"`  // its pre_start hooks, as when it was made
 	DependsOn map[string]string `json:"dependsOn,omitempty"` // service -> condition, as when it was made: orders a down without a file
+}
+
+// Provider is a service that a provider has brought up.
+type Provider struct {
+	Ran       time.Time         `json:"ran"`
+	Variables string            `json:"variables,omitempty"` // a digest of what it gives its dependents
+	DependsOn map[string]string `json:"dependsOn,omitempty"` // as of replicas
 }
 
 // Hook is a pre_start hook of a service.

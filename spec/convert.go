@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -69,7 +70,7 @@ func (c *converter) run() {
 		Compatibility: c.opt.Compatibility,
 		Services:      map[string]*Service{}, Networks: map[string]*Network{}, Volumes: map[string]*Volume{},
 		Configs: map[string]*Config{}, Secrets: map[string]*Config{},
-		Disabled: src.DisabledServiceNames(),
+		Disabled: src.DisabledServiceNames(), Environ: c.env.Values(),
 	}
 	for i, f := range c.out.EnvFiles {
 		if abs, err := filepath.Abs(f); err == nil {
@@ -257,10 +258,26 @@ func (c *converter) service(name string, in types.ServiceConfig) *Service {
 		}
 	}
 	c.isolation(s, in)
+	c.provider(s, in)
 	s.PostStart = c.hooks(name, "post_start", in.PostStart)
 	s.PreStop = c.hooks(name, "pre_stop", in.PreStop)
 	s.Extension = c.serviceExtension(name, in.Extensions)
 	return s
+}
+
+func (c *converter) provider(s *Service, in types.ServiceConfig) {
+	if in.Provider == nil {
+		return
+	}
+	at := []string{"services", s.Name, "provider"}
+	if in.Provider.Type == "compose" {
+		c.fault(append(at, "type"), "", "service %q: 'compose' is not a valid provider type", s.Name)
+	}
+	s.Provider = &Provider{Type: in.Provider.Type, Options: in.Provider.Options}
+	var err error
+	if s.Provider.Config, err = json.Marshal(in); err != nil {
+		c.fault(at, "", "service %q: %w", s.Name, err)
+	}
 }
 
 func (c *converter) hooks(service, kind string, in []types.ServiceHook) []Hook {

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"time"
@@ -48,6 +49,9 @@ type Project struct {
 
 	Services map[string]*Service `json:"services"`
 	Disabled []string            `json:"disabled,omitempty"` // services that no active profile selects: no orphans
+	// Environ is what variables were looked up in, as KEY=VALUE: the environment with
+	// the env files below it. It may hold secrets and is never written down.
+	Environ  []string            `json:"-"`
 	Networks map[string]*Network `json:"networks,omitempty"` // used ones, by key
 	Volumes  map[string]*Volume  `json:"volumes,omitempty"`
 	Configs  map[string]*Config  `json:"configs,omitempty"`
@@ -137,11 +141,19 @@ type Service struct {
 	DNSOptions  []string              `json:"dnsOptions,omitempty"`
 	ExtraHosts  []ExtraHost           `json:"extraHosts,omitempty"`
 
+	Provider  *Provider  `json:"provider,omitempty"`  // what it is instead of containers
 	PreStart  []PreStart `json:"preStart,omitempty"`  // run to their ends before each start that is asked for
 	PostStart []Hook     `json:"postStart,omitempty"` // run in the container after each start that is asked for
 	PreStop   []Hook     `json:"preStop,omitempty"`   // run in it before each stop
 
 	Extension Extension `json:"extension"` // x-stack
+}
+
+// Provider is a program that brings a service up in its own way.
+type Provider struct {
+	Type    string              `json:"type"` // a docker CLI plugin's name, or a program's
+	Options map[string][]string `json:"options,omitempty"`
+	Config  json.RawMessage     `json:"config,omitempty"` // the service as the file has it, which the program may ask for
 }
 
 // PreStart is a container that has to run to its end, with status 0, before those
@@ -154,8 +166,12 @@ type PreStart struct {
 	PerReplica bool     `json:"perReplica,omitempty"` // for every replica that starts, instead of once for all
 }
 
-// Containers are the service and its pre_start hooks, each of which has an image.
+// Containers are the service and its pre_start hooks, each of which has an image;
+// one that a provider brings up has none.
 func (s *Service) Containers() []*Service {
+	if s.Provider != nil {
+		return nil
+	}
 	all := []*Service{s}
 	for _, h := range s.PreStart {
 		all = append(all, h.Container)

@@ -22,6 +22,9 @@ func (p *Project) Redact() *Project {
 			container.Environment = redactEnvironment(container.Environment)
 			c.PreStart[i].Container = &container
 		}
+		if s.Provider != nil {
+			c.Provider = &Provider{Type: s.Provider.Type}
+		}
 		out.Services[name] = &c
 	}
 	return &out

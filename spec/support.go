@@ -87,7 +87,7 @@ var projectRules = []Rule{
 	{"services.*.post_start", Honoured, ""},
 	{"services.*.pre_stop", Honoured, ""},
 	{"services.*.profiles", Honoured, ""},
-	{"services.*.provider", Refused, notYet},
+	{"services.*.provider", Honoured, ""},
 	{"services.*.restart", Honoured, ""},
 	{"services.*.scale", Honoured, ""},
 	{"services.*.stdin_open", Honoured, ""},

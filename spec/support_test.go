@@ -72,6 +72,15 @@ Services that share a namespace (` + "`network_mode`, `ipc`, `pid`" + `) or file
 replica of the service they name, as do those with the same ` + "`x-stack.machine`" + `; ` + "`stack plan`" + ` says in whose. They may mount one volume.
 The machine ends with the last of them. Without a limit of its own somewhere, it has the default memory beside what the others' limits ask for.
 
+## Providers
+
+A service with a ` + "`provider`" + ` is no container: ` + "`up`" + ` runs a program for it, docker's plugin ` + "`docker-TYPE`" + ` or ` + "`TYPE`" + ` in ` + "`PATH`" + `,
+by compose's protocol (` + "`compose --project-name=NAME up|down|stop --OPTION=VALUE SERVICE`" + `, JSON lines back), in the environment and
+project directory of the command. One that is not there is refused at its line, before anything is changed. Every ` + "`up`" + ` runs
+it, before what depends on it is made, with its variables (` + "`SERVICE_KEY`" + `); what has other ones than it now gives is made again.
+` + "`stop`" + ` calls it if it says that it has a stop, ` + "`down`" + ` once what depends on it is gone, also without the file. The variables are
+kept in one file that only its owner may read, until ` + "`down`" + `; no plan, event or log has them.
+
 ## x-stack
 
 ` + "`docs/x-stack.schema.json`" + ` is a JSON schema of these for editors.

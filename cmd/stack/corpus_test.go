@@ -142,6 +142,7 @@ var refusals = []struct {
 	{"models", regexp.MustCompile(`there is no model runner`)},
 	{"GPUs", regexp.MustCompile(`GPUs are not passed`)},
 	{"host devices", regexp.MustCompile(`device "/dev/(dri|kvm)": not supported`)},
+	{"provider binaries that are not there", regexp.MustCompile(`there is no docker CLI plugin and no program`)},
 	{"volumes with several writers", regexp.MustCompile(`a volume is a disk of one machine`)},
 	{"the host's network", regexp.MustCompile(`network_mode: host is not supported`)},
 	// What docker compose up refuses as well.

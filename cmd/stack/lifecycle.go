@@ -24,6 +24,9 @@ func (a *app) change(ctx context.Context, services []string, change api.Apply) e
 		return err
 	}
 	change.Name, change.Project = name, p
+	if change.Command == api.Stop {
+		change.Providers = providersOf(p)
+	}
 	return a.apply(ctx, c, change, nil)
 }
 
@@ -46,7 +49,7 @@ func (a *app) down() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			change := api.Apply{Command: api.Down, Name: name, Project: p, Down: o, Confirm: api.ConfirmAll}
+			change := api.Apply{Command: api.Down, Name: name, Project: p, Down: o, Confirm: api.ConfirmAll, Providers: providersOf(p)}
 			return a.apply(ctx, c, change, func(e api.Event) bool {
 				if e.Kind == api.EventPlan && e.Plan.Empty() {
 					fmt.Fprintf(a.err, "Warning: No resource found to remove for project %q.\n", name)

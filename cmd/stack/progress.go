@@ -15,11 +15,12 @@ import (
 
 // nouns are compose's words for the plan's nouns.
 var nouns = map[planner.Noun]string{
-	planner.ImageNoun:   "Image",
-	planner.NetworkNoun: "Network",
-	planner.VolumeNoun:  "Volume",
-	planner.ReplicaNoun: "Container",
-	planner.HookNoun:    "Container",
+	planner.ImageNoun:    "Image",
+	planner.NetworkNoun:  "Network",
+	planner.VolumeNoun:   "Volume",
+	planner.ReplicaNoun:  "Container",
+	planner.HookNoun:     "Container",
+	planner.ProviderNoun: "Provider",
 }
 
 // follow shows the events of a change until it is done. observe, which may be
@@ -50,6 +51,10 @@ func (a *app) follow(p render.Progress, events iter.Seq2[api.Event, error], obse
 		case api.EventPlan:
 			if queued {
 				p.On(render.Event{ID: "Project", Status: render.Done, Text: "Ready"})
+			}
+		case api.EventDebug:
+			if a.debug {
+				fmt.Fprintln(a.err, "debug:", e.Text)
 			}
 		case api.EventOutput: // for who is attached
 		case api.EventCreated, api.EventDone:

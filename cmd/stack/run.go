@@ -207,8 +207,13 @@ func (a *app) runDependencies(ctx context.Context, c *api.Client, p *spec.Projec
 	if len(needs) == 0 {
 		return nil
 	}
+	providers, err := findProviders(p)
+	if err != nil {
+		return err
+	}
 	return a.apply(ctx, c, api.Apply{
-		Command: api.Up, Name: p.Name, Project: p, Registry: r.Registry,
+		Providers: providers,
+		Command:   api.Up, Name: p.Name, Project: p, Registry: r.Registry,
 		Options: planner.Options{Services: needs},
 	}, quietly(flags.quietPull))
 }

@@ -257,6 +257,10 @@ func (a *app) upChange(ctx context.Context, o planner.Options, yes bool) (*spec.
 	if err != nil {
 		return nil, nil, api.Apply{}, err
 	}
+	providers, err := findProviders(p)
+	if err != nil {
+		return nil, nil, api.Apply{}, err
+	}
 	var registry api.Registry
 	if !a.dryRun { // which asks no registry
 		if registry, err = a.registry(p); err != nil {
@@ -268,7 +272,7 @@ func (a *app) upChange(ctx context.Context, o planner.Options, yes bool) (*spec.
 		return nil, nil, api.Apply{}, err
 	}
 	o.RecreateVolumes = isTerminal(a.in)
-	return p, c, api.Apply{Command: api.Up, Name: p.Name, Project: p, Options: o, Registry: registry}, nil
+	return p, c, api.Apply{Command: api.Up, Name: p.Name, Project: p, Options: o, Registry: registry, Providers: providers}, nil
 }
 
 // upAttached brings the project up and shows its output until it ends, or the
@@ -309,7 +313,7 @@ func (a *app) upAttached(ctx context.Context, u *upFlags) error {
 			if e.Kind == api.EventOutput {
 				v.output(e.Output)
 			}
-			if e.Kind == api.EventStep && (e.Step.Verb == planner.Start || e.Step.Verb == planner.Run) {
+			if e.Kind == api.EventStep && (e.Step.Verb == planner.Start || e.Step.Noun == planner.HookNoun) {
 				select {
 				case started <- struct{}{}:
 				default:
@@ -347,7 +351,7 @@ func (a *app) upAttached(ctx context.Context, u *upFlags) error {
 			// In lines: a screen would paint over the output that still comes.
 			lines := render.NewProgress(render.ModePlain, a.progressOut(), "stop", false, nil)
 			sel := planner.Selection{Services: u.opt.Services, Timeout: u.opt.Timeout}
-			stopped <- a.applyTo(ctx, c, api.Apply{Command: api.Stop, Name: p.Name, Project: p, Selection: sel}, lines, nil)
+			stopped <- a.applyTo(ctx, c, api.Apply{Command: api.Stop, Name: p.Name, Project: p, Selection: sel, Providers: change.Providers}, lines, nil)
 		}()
 	}
 	// outcome is the exit status of an end that was not an error. With the menu,

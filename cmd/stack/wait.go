@@ -69,7 +69,7 @@ func (a *app) wait() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				change := api.Apply{Command: api.Down, Name: name, Down: planner.DownOptions{RemoveOrphans: true}}
+				change := api.Apply{Command: api.Down, Name: name, Down: planner.DownOptions{RemoveOrphans: true}, Providers: providersOf(nil)}
 				if err := a.apply(ctx, c, change, nil); err != nil {
 					return err
 				}

@@ -61,6 +61,9 @@ type Apply struct {
 	// made now, it is refused with CodeRefused, which says what has changed.
 	Stored *planner.Plan `json:"stored,omitempty"`
 
+	// Providers are what running providers needs.
+	Providers Providers `json:"providers,omitzero"`
+
 	// Parallel bounds the steps that are carried out at a time; below 1: no bound.
 	Parallel int `json:"parallel,omitempty"`
 
@@ -77,6 +80,22 @@ type Apply struct {
 
 // ConfirmAll agrees to any plan (-y).
 const ConfirmAll = "all"
+
+// Providers is what running the providers of a project's services needs of the
+// user's environment. As with Registry, the command line resolves it, and the
+// supervisor, which outlives it, keeps it in memory for this request only: it
+// runs the programs as steps of the plan, as the user would who asks now.
+type Providers struct {
+	Paths map[string]string `json:"paths,omitempty"` // by type: the program, absolute
+	Env   []string          `json:"env,omitempty"`
+	Dir   string            `json:"dir,omitempty"`
+}
+
+// String hides what must not be printed.
+func (p Providers) String() string { return fmt.Sprintf("{%v ***}", p.Paths) }
+
+// GoString hides it from %#v as well.
+func (p Providers) GoString() string { return p.String() }
 
 // Registry is what a pull needs of the user's environment: the command line
 // resolves it, the supervisor keeps it in memory for this request only.
@@ -112,6 +131,7 @@ const (
 	EventPlan     EventKind = "plan"     // Plan and Digest; once, when it is decided
 	EventStep     EventKind = "step"     // Step
 	EventProgress EventKind = "progress" // Progress
+	EventDebug    EventKind = "debug"    // Text: shown only if asked for
 	EventOutput   EventKind = "output"   // Output: a line that a hook wrote
 	EventWarning  EventKind = "warning"  // Text: shown once, the change goes on
 	EventCreated  EventKind = "created"  // Replica: the one-off that Run made

@@ -36,6 +36,9 @@ func (s *Store) Observe(project string, alive func(*Machine) bool) (planner.Stat
 			st.Replicas = append(st.Replicas, r.Observed())
 		}
 	}
+	if st.Providers, err = s.Providers(project); err != nil {
+		return st, err
+	}
 	networks, err := s.Networks()
 	if err != nil {
 		return st, err
@@ -90,7 +93,7 @@ func (r *Replica) Observed() planner.Replica {
 	o := planner.Replica{
 		ID: r.ID, Name: r.Name, Service: r.Service, Number: r.Number, OneOff: r.OneOff,
 		Status: r.Status, ExitCode: r.ExitCode, Created: r.Created,
-		Hash: r.Hash, Aspects: r.Aspects, Image: r.Image, ImageID: r.ImageID, DependsOn: r.DependsOn,
+		Provided: r.Provided, Hash: r.Hash, Aspects: r.Aspects, Image: r.Image, ImageID: r.ImageID, DependsOn: r.DependsOn,
 	}
 	if r.Health != nil && (r.Status == planner.StatusRunning || r.Status == planner.StatusPaused) {
 		o.Health = string(r.Health.Status)

@@ -1,6 +1,10 @@
 package state
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -73,23 +77,24 @@ type Replica struct {
 	// is half made, and that one gone, the volumes inherited are this one's.
 	Replaces string `json:"replaces,omitempty"`
 
-	Machine      string        `json:"machine,omitempty"`    // id of the machine that hosts it
-	Guests       string        `json:"guests,omitempty"`     // id of the replica whose machine it shares
-	Group        string        `json:"group,omitempty"`      // of the replicas that live in one machine: PROJECT/SERVICE
-	GroupBinds   []MountUse    `json:"groupBinds,omitempty"` // host folders of the group, which its machine boots with
-	VCPUs        int           `json:"vcpus,omitempty"`      // what its machine is made with
-	MemoryMiB    int           `json:"memoryMiB,omitempty"`
-	KernelArgs   []string      `json:"kernelArgs,omitempty"` // added to its kernel's command line
-	ScratchBytes int64         `json:"scratchBytes,omitempty"`
-	Hostname     string        `json:"hostname,omitempty"`
-	Mounts       []MountUse    `json:"mounts,omitempty"`
-	PreStart     []HookUse     `json:"preStart,omitempty"`   // its pre_start hooks
-	HookMounts   []MountUse    `json:"hookMounts,omitempty"` // what only they mount
-	Endpoints    []Endpoint    `json:"endpoints,omitempty"`
-	NetworkMode  string        `json:"networkMode,omitempty"`
-	Ports        []PublishSpec `json:"ports,omitempty"`     // as asked for
-	Published    []Published   `json:"published,omitempty"` // as listened on
-	Exposed      []string      `json:"exposed,omitempty"`   // 80/tcp …, of the service and its image
+	Machine      string            `json:"machine,omitempty"`    // id of the machine that hosts it
+	Guests       string            `json:"guests,omitempty"`     // id of the replica whose machine it shares
+	Group        string            `json:"group,omitempty"`      // of the replicas that live in one machine: PROJECT/SERVICE
+	GroupBinds   []MountUse        `json:"groupBinds,omitempty"` // host folders of the group, which its machine boots with
+	VCPUs        int               `json:"vcpus,omitempty"`      // what its machine is made with
+	MemoryMiB    int               `json:"memoryMiB,omitempty"`
+	KernelArgs   []string          `json:"kernelArgs,omitempty"` // added to its kernel's command line
+	ScratchBytes int64             `json:"scratchBytes,omitempty"`
+	Hostname     string            `json:"hostname,omitempty"`
+	Mounts       []MountUse        `json:"mounts,omitempty"`
+	Provided     map[string]string `json:"provided,omitempty"`   // the digest of the variables that each provider gave it
+	PreStart     []HookUse         `json:"preStart,omitempty"`   // its pre_start hooks
+	HookMounts   []MountUse        `json:"hookMounts,omitempty"` // what only they mount
+	Endpoints    []Endpoint        `json:"endpoints,omitempty"`
+	NetworkMode  string            `json:"networkMode,omitempty"`
+	Ports        []PublishSpec     `json:"ports,omitempty"`     // as asked for
+	Published    []Published       `json:"published,omitempty"` // as listened on
+	Exposed      []string          `json:"exposed,omitempty"`   // 80/tcp …, of the service and its image
 
 	Status   planner.Status `json:"status"`
 	Started  time.Time      `json:"started,omitzero"`
@@ -171,6 +176,32 @@ type Resolved struct {
 	PreStart  []wire.Container `json:"preStart,omitempty"` // hooks; without id, name and scratch disk
 	PostStart []wire.Exec      `json:"postStart,omitempty"`
 	PreStop   []wire.Exec      `json:"preStop,omitempty"`
+}
+
+// Provider is what the provider of a service brought up. Options and variables may
+// be secret: the record is gone once the provider has taken it down.
+type Provider struct {
+	Project   string              `json:"project"`
+	Service   string              `json:"service"`
+	Type      string              `json:"type"`
+	Options   map[string][]string `json:"options,omitempty"`
+	Path      string              `json:"path"` // of the program
+	DependsOn map[string]string   `json:"dependsOn,omitempty"`
+	Ran       time.Time           `json:"ran"`
+	Variables map[string]string   `json:"variables,omitempty"` // what its dependents get, by their names
+	Salt      []byte              `json:"salt"`                // of Digest
+}
+
+// Digest tells whether the variables are others, and nothing about them to whoever
+// lacks the record.
+func (p *Provider) Digest() string {
+	b, err := json.Marshal(p.Variables)
+	if err != nil {
+		panic("state: a map of strings: " + err.Error())
+	}
+	m := hmac.New(sha256.New, p.Salt)
+	m.Write(b)
+	return hex.EncodeToString(m.Sum(nil)[:8])
 }
 
 // Machine is one micro-VM.

@@ -3,6 +3,7 @@ package state
 import (
 	"cmp"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"strings"
 
 	"github.com/hashicorp/go-multierror"
+
+	"github.com/stackvm/stack/planner"
 )
 
 // ErrNotFound is returned for an object that is not recorded.
@@ -94,6 +97,48 @@ func (s *Store) DeleteProject(name string) error {
 // of the error, beside those that can.
 func (s *Store) Projects() ([]*Project, error) {
 	return list[Project](filepath.Join(s.dir, "projects"), ownFile, func(a, b *Project) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// providerPath is the file of what a provider brought up. It tells neither name.
+func (s *Store) providerPath(project, service string) string {
+	sum := sha256.Sum256([]byte(project + "\x00" + service))
+	return filepath.Join(s.dir, "providers", hex.EncodeToString(sum[:])+".json")
+}
+
+// PutProvider records p.
+func (s *Store) PutProvider(p *Provider) error {
+	return s.put(s.providerPath(p.Project, p.Service), p)
+}
+
+// Provider returns what a provider brought up, or ErrNotFound.
+func (s *Store) Provider(project, service string) (*Provider, error) {
+	return get[Provider](s.providerPath(project, service), "provider "+service)
+}
+
+// DeleteProvider forgets what a provider has taken down.
+func (s *Store) DeleteProvider(project, service string) error {
+	return removeFile(s.providerPath(project, service))
+}
+
+// Providers returns all of a project by service, as the planner sees them.
+func (s *Store) Providers(project string) (map[string]planner.Provider, error) {
+	all, err := list[Provider](filepath.Join(s.dir, "providers"), func(e fs.DirEntry) (string, bool) {
+		return e.Name(), strings.HasSuffix(e.Name(), ".json")
+	}, func(a, b *Provider) int { return cmp.Compare(a.Service, b.Service) })
+	if err != nil {
+		return nil, err
+	}
+	var out map[string]planner.Provider
+	for _, p := range all {
+		if p.Project != project {
+			continue
+		}
+		if out == nil {
+			out = map[string]planner.Provider{}
+		}
+		out[p.Service] = planner.Provider{Ran: p.Ran, Variables: p.Digest(), DependsOn: p.DependsOn}
+	}
+	return out, nil
 }
 
 // PutReplica records r.

@@ -93,6 +93,7 @@ type change struct {
 	name    string
 	send    func(api.Event)
 	reg     api.Registry
+	given   api.Providers
 	timeout time.Duration // of --wait
 	// parallel bounds the steps under way; below 1: no bound.
 	parallel int
@@ -115,7 +116,7 @@ func (c *change) warn(format string, args ...any) {
 // Apply carries a command out and tells send what happens; the last event is
 // EventDone. pid is the client's.
 func (s *Supervisor) Apply(ctx context.Context, a api.Apply, pid int, send func(api.Event)) {
-	c := &change{s: s, project: a.Project, name: a.Name, send: send, reg: a.Registry, timeout: a.WaitTimeout, parallel: a.Parallel, began: time.Now()}
+	c := &change{s: s, project: a.Project, name: a.Name, send: send, reg: a.Registry, given: a.Providers, timeout: a.WaitTimeout, parallel: a.Parallel, began: time.Now()}
 	if c.project != nil && c.name == "" {
 		c.name = c.project.Name
 	}
@@ -282,6 +283,12 @@ func (c *change) plan(ctx context.Context, a api.Apply) (planner.Plan, error) {
 	if refresh.Empty() || a.DryRun {
 		return plan, nil
 	}
+	if slices.ContainsFunc(refresh.Steps, func(s planner.Step) bool { return s.Noun == planner.ProviderNoun }) {
+		// A provider changes things: what can be refused is refused before.
+		if _, faults := c.s.preflight(c.project, plan); len(faults) > 0 {
+			return plan, &multierror.Error{Errors: faults}
+		}
+	}
 	if err := c.run(ctx, refresh); err != nil {
 		return plan, err
 	}
@@ -338,6 +345,10 @@ func (s *Supervisor) Observe(name string, p *spec.Project) (planner.State, error
 		}
 	}
 	s.mu.Unlock()
+	var err error
+	if st.Providers, err = s.opt.State.Providers(name); err != nil {
+		return st, err
+	}
 	return observeStores(st, name, p, s.opt.Volumes, s.opt.Images)
 }
 
@@ -568,6 +579,8 @@ func (c *change) do(ctx context.Context, step planner.Step) error {
 		case planner.Remove:
 			return s.removeVolume(step.Name)
 		}
+	case planner.ProviderNoun:
+		return c.providerStep(ctx, step)
 	case planner.ReplicaNoun, planner.HookNoun:
 		return c.replicaStep(ctx, step)
 	}
@@ -641,12 +654,15 @@ func (c *change) create(ctx context.Context, step planner.Step, old *replica) er
 	if c.project == nil || c.project.Services[step.Service] == nil {
 		return fmt.Errorf("container %s: the project has no service %q", step.Name, step.Service)
 	}
-	svc := c.project.Services[step.Service]
+	svc, provided, err := s.provided(c.project, c.project.Services[step.Service])
+	if err != nil {
+		return err
+	}
 	img, err := s.opt.Images.Get(svc.Image, svc.Platform)
 	if err != nil {
 		return &spec.Error{Pos: svc.Keys["image"], Err: fmt.Errorf("service %q: %w", svc.Name, err)}
 	}
-	m := making{project: c.project, service: svc, image: img, name: step.Name, number: step.Number, aliases: true}
+	m := making{project: c.project, service: svc, image: img, name: step.Name, number: step.Number, aliases: true, provided: provided}
 	if err := s.sharing(c.project, svc, &m); err != nil {
 		return err
 	}
@@ -956,7 +972,13 @@ func (s *Supervisor) Run(ctx context.Context, req api.Run, send func(api.Event))
 			return &api.Error{Code: api.CodeInvalid, Message: "the request has no project or service"}
 		}
 		c.name = req.Project.Name
-		svc := req.Set
+		svc, provided, err := s.provided(req.Project, req.Set)
+		if err != nil {
+			return err
+		}
+		if svc.Provider != nil {
+			return &spec.Error{Pos: svc.Keys["provider"], Err: fmt.Errorf("service %q has a provider: it is no container that could be run", svc.Name)}
+		}
 		if !req.NoDeps {
 			if err := c.awaitDependencies(ctx, svc); err != nil {
 				return err
@@ -1019,7 +1041,7 @@ func (s *Supervisor) Run(ctx context.Context, req api.Run, send func(api.Event))
 		if faults := checkMounts(svc); len(faults) > 0 {
 			return faults[0]
 		}
-		m := making{project: req.Project, service: svc, image: img, name: req.Name, slug: state.NewID(), autoRemove: req.AutoRemove, aliases: req.UseAliases}
+		m := making{project: req.Project, service: svc, image: img, name: req.Name, slug: state.NewID(), autoRemove: req.AutoRemove, aliases: req.UseAliases, provided: provided}
 		if err := s.sharing(req.Project, svc, &m); err != nil {
 			return err
 		}

@@ -38,6 +38,7 @@ var attributes = map[string]string{
 	"services.*.post_start":               "post_start: [{command: ['true']}]",
 	"services.*.pre_stop":                 "pre_stop: [{command: ['true']}]",
 	"services.*.profiles":                 "profiles: [off]",
+	"services.*.provider":                 "provider: {type: aws}",
 	"services.*.restart":                  "restart: always",
 	"services.*.scale":                    "scale: 2",
 	"services.*.stdin_open":               "stdin_open: true",

@@ -42,7 +42,8 @@ type making struct {
 	aliases    bool              // its service's names lead to it
 	inherited  map[string]string // anonymous volumes taken over, by target
 	replaces   string
-	guests     string // id of the replica whose machine it shares
+	guests     string            // id of the replica whose machine it shares
+	provided   map[string]string // by provider: the digest of the variables it gave
 }
 
 // makeReplica makes a replica: record, disks, addresses. Its machine is not
@@ -53,6 +54,7 @@ func (s *Supervisor) makeReplica(ctx context.Context, m making) (_ *replica, err
 		return nil, err
 	}
 	rec.OneOff, rec.AutoRemove, rec.Replaces, rec.Guests = m.slug != "", m.autoRemove, m.replaces, m.guests
+	rec.Provided = m.provided
 	if m.slug != "" {
 		rec.Labels[label+"oneoff"], rec.Labels[label+"slug"] = "True", m.slug
 	}

@@ -30,11 +30,7 @@ func DefaultNames(program string, getenv func(string) string) (Names, error) {
 	if err != nil {
 		return Names{}, fmt.Errorf("finding docker's plugins: %w", err)
 	}
-	config := getenv("DOCKER_CONFIG")
-	if config == "" {
-		config = filepath.Join(home, ".docker")
-	}
-	return Names{program, filepath.Join(home, ".local", "bin"), filepath.Join(config, "cli-plugins")}, nil
+	return Names{program, filepath.Join(home, ".local", "bin"), filepath.Join(configDir(getenv, home), "cli-plugins")}, nil
 }
 
 func (n Names) paths() []string {
