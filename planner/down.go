@@ -70,11 +70,17 @@ func Down(observed State, desired *spec.Project, project string, opt DownOptions
 	}
 	if opt.Volumes {
 		for _, v := range slices.SortedFunc(slices.Values(observed.Volumes), func(a, b Volume) int { return cmpString(a.Name, b.Name) }) {
-			if v.Project != project || v.Anonymous {
+			if v.Project != project {
 				continue
 			}
 			gone, left := users(func(r *Replica) []string { return r.Volumes }, v.Name)
 			switch {
+			case v.Anonymous:
+				// It goes with its replica; one that an earlier down left without any, now.
+				theirs, kept := users(func(r *Replica) []string { return r.Anonymous }, v.Name)
+				if len(theirs)+len(kept)+len(left) == 0 && len(opt.Services) == 0 {
+					b.add(Step{Verb: Remove, Noun: VolumeNoun, Name: v.Name, Cause: "down --volumes", Destructive: true}, gone...)
+				}
 			case len(left) > 0 && len(gone) > 0 || len(left) > 0 && len(opt.Services) == 0:
 				b.warn("volume %s is kept: %s uses it", v.Name, left[0])
 			case len(left) == 0 && (len(gone) > 0 || len(opt.Services) == 0):

@@ -194,6 +194,9 @@ type Healthcheck struct {
 	StartPeriod   time.Duration `json:"startPeriod,omitempty"`
 	StartInterval time.Duration `json:"startInterval,omitempty"`
 	Retries       int           `json:"retries"`
+
+	// StartRetries stands for Retries until a run first succeeds; 0: Retries does.
+	StartRetries int `json:"startRetries,omitempty"`
 }
 
 // ContainerRef names a container.

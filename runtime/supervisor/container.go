@@ -103,6 +103,21 @@ const (
 	probeRetries       = 3
 )
 
+// Probes of compose files are made for processors. What starts by emulation takes
+// about so many times as long, and is given the retries for that; where they are
+// far apart, no more than cover so long a delay.
+const (
+	emulationSlowness = 5
+	emulationDelay    = 2 * time.Minute
+)
+
+// startRetries returns how many failures in a row a container that was never healthy is
+// allowed when machines run by emulation.
+func startRetries(h *wire.Healthcheck) int {
+	delay := int((emulationDelay + h.Interval - 1) / h.Interval)
+	return min(emulationSlowness*h.Retries, h.Retries+delay)
+}
+
 // healthcheck merges the service's probe with the image's, field by field.
 func healthcheck(svc *spec.Service, img image.Config) (*wire.Healthcheck, error) {
 	var h spec.Healthcheck
@@ -189,6 +204,9 @@ func (s *Supervisor) containerOf(p *spec.Project, svc *spec.Service, img *image.
 	var err error
 	if c.Health, err = healthcheck(svc, img.Config); err != nil {
 		return c, fault("healthcheck", err)
+	}
+	if c.Health != nil && s.opt.Emulated != nil && s.opt.Emulated(s.ctx) != "" {
+		c.Health.StartRetries = startRetries(c.Health)
 	}
 	for _, o := range svc.SecurityOpt {
 		securityOption(&c, o)

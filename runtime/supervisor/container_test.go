@@ -80,6 +80,22 @@ func TestHealthcheck(t *testing.T) {
 	}
 }
 
+func TestStartRetries(t *testing.T) {
+	for _, tt := range []struct {
+		interval      time.Duration
+		retries, want int
+	}{
+		{5 * time.Second, 3, 15},
+		{30 * time.Second, 3, 7},
+		{time.Hour, 1, 2},
+		{time.Millisecond, 1, 5},
+	} {
+		if got := startRetries(&wire.Healthcheck{Interval: tt.interval, Retries: tt.retries}); got != tt.want {
+			t.Errorf("%d retries every %s: %d, want %d", tt.retries, tt.interval, got, tt.want)
+		}
+	}
+}
+
 func TestMountsOf(t *testing.T) {
 	p := &spec.Project{Volumes: map[string]*spec.Volume{"data": {Key: "data", Name: "shop_data"}}}
 	svc := &spec.Service{Mounts: []spec.Mount{

@@ -75,7 +75,11 @@ func Run(ctx context.Context, c wire.Healthcheck, verdict wire.Health, probe fun
 		case health == wire.HealthStarting && time.Since(started) < c.StartPeriod:
 			// Nothing is expected of it yet.
 		default:
-			if streak++; streak >= c.Retries {
+			retries := c.Retries
+			if health == wire.HealthStarting {
+				retries = c.StartRetries
+			}
+			if streak++; streak >= retries {
 				health = wire.HealthUnhealthy
 			}
 		}
@@ -100,6 +104,7 @@ func defaults(c wire.Healthcheck) wire.Healthcheck {
 	if c.Retries <= 0 {
 		c.Retries = 3
 	}
+	c.StartRetries = max(c.Retries, c.StartRetries)
 	return c
 }
 

@@ -24,6 +24,8 @@ func TestRun(t *testing.T) {
 	check := wire.Healthcheck{Interval: 5 * s, Timeout: s, Retries: 2}
 	starting := check
 	starting.StartPeriod, starting.StartInterval = 20*s, 2*s
+	patient := check
+	patient.StartRetries = 4
 	between := func(from, to time.Duration) func(time.Duration) bool {
 		return func(now time.Duration) bool { return now >= from && now < to }
 	}
@@ -42,6 +44,16 @@ func TestRun(t *testing.T) {
 		}},
 		{"falls ill and recovers", check, func(d time.Duration) bool { return d < s || d > 14*s }, 16 * s, []line{
 			{0, wire.HealthHealthy, 0}, {5 * s, wire.HealthHealthy, 1}, {10 * s, wire.HealthUnhealthy, 2}, {15 * s, wire.HealthHealthy, 0},
+		}},
+		{"more retries until first healthy", patient, func(d time.Duration) bool { return d > 14*s && d < 16*s }, 26 * s, []line{
+			{5 * s, wire.HealthStarting, 1},
+			{10 * s, wire.HealthStarting, 2},
+			{15 * s, wire.HealthHealthy, 0},
+			{20 * s, wire.HealthHealthy, 1},
+			{25 * s, wire.HealthUnhealthy, 2},
+		}},
+		{"more retries, never healthy", patient, between(0, 0), 21 * s, []line{
+			{5 * s, wire.HealthStarting, 1}, {10 * s, wire.HealthStarting, 2}, {15 * s, wire.HealthStarting, 3}, {20 * s, wire.HealthUnhealthy, 4},
 		}},
 		{"start period forgives", starting, between(19*s, time.Hour), 23 * s, []line{
 			{2 * s, wire.HealthStarting, 0},
