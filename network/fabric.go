@@ -87,7 +87,9 @@ type Endpoint struct {
 	VLAN      uint16 // of the network on the machine's trunk
 	MAC       net.HardwareAddr
 	Addrs     []netip.Addr
-	Names     []string // in full: service, container, aliases, hostname, service.project
+	LinkLocal []netip.Addr      // further addresses, of no subnet, which no name stands for
+	Names     []string          // in full: service, container, aliases, hostname, service.project
+	Links     map[string]string // names that only it knows, and whose they are
 	Container string
 	HostDeny  bool // no way to the host's loopback, and no name for it
 }
@@ -358,6 +360,14 @@ func (f *Fabric) Attach(machine string, e Endpoint) error {
 
 func (f *Fabric) attach(machine string, e Endpoint) error {
 	e.MAC, e.Addrs, e.Names = slices.Clone(e.MAC), slices.Clone(e.Addrs), slices.Clone(e.Names)
+	links := make(map[string]string, len(e.Links))
+	for alias, name := range e.Links {
+		links[canonical(alias)] = canonical(name)
+	}
+	e.Links = links
+	if i := slices.IndexFunc(e.LinkLocal, func(a netip.Addr) bool { return !a.IsLinkLocalUnicast() }); i >= 0 {
+		return fmt.Errorf("address %s is not link-local", e.LinkLocal[i])
+	}
 	n := f.networks[e.Network]
 	if n == nil {
 		return fmt.Errorf("network %q does not exist", e.Network)
@@ -366,6 +376,9 @@ func (f *Fabric) attach(machine string, e Endpoint) error {
 	if old := f.machines[machine][at]; old != nil {
 		if old.VLAN == e.VLAN && slices.Equal(old.MAC, e.MAC) && slices.Equal(old.Addrs, e.Addrs) {
 			f.setNames(n, old, e.Names)
+			f.mu.Lock()
+			old.Links = e.Links
+			f.mu.Unlock()
 			return nil
 		}
 		return fmt.Errorf("it is on network %q already, with another address", e.Network)
@@ -379,7 +392,7 @@ func (f *Fabric) attach(machine string, e Endpoint) error {
 			return fmt.Errorf("address %s is the gateway of network %q", a, e.Network)
 		}
 	}
-	if err := f.ether.Attach(machine, ethernet.Pin{Network: e.Network, VLAN: e.VLAN, MAC: e.MAC, Addrs: e.Addrs}); err != nil {
+	if err := f.ether.Attach(machine, ethernet.Pin{Network: e.Network, VLAN: e.VLAN, MAC: e.MAC, Addrs: slices.Concat(e.Addrs, e.LinkLocal)}); err != nil {
 		return err
 	}
 	for i, a := range e.Addrs {

@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -147,6 +148,53 @@ func TestNames(t *testing.T) {
 	b := make([]byte, 512)
 	if n, err := c.Read(b); err != nil || n < 2+len(q)+16 {
 		t.Errorf("%x, %v", b[:n], err)
+	}
+}
+
+// A link is known to who has it alone, and a link-local address by no name.
+func TestLinks(t *testing.T) {
+	f := newFabric(t, Options{})
+	create(t, f, front)
+	endpoint := func(name, ip string) Endpoint {
+		return Endpoint{Network: front.ID, VLAN: 9, MAC: ipam.MAC(name, front.ID), Addrs: []netip.Addr{addr(ip)}, Names: []string{name}, Container: name}
+	}
+	web, db, other := endpoint("web", "10.1.0.5"), endpoint("db", "10.1.0.6"), endpoint("other", "10.1.0.7")
+	web.Links = map[string]string{"Base": "db", "far": "not-there", "other": "db"}
+	db.LinkLocal = []netip.Addr{addr("169.254.7.7")}
+	for _, ep := range []Endpoint{web, db, other} {
+		if err := f.Attach(ep.Container, ep); err != nil {
+			t.Fatal(err)
+		}
+	}
+	z := zone{f, f.networks[front.ID]}
+	for _, tc := range []struct {
+		from Endpoint
+		name string
+		want string
+	}{
+		{web, "base", "[10.1.0.6] true"},
+		{web, "db", "[10.1.0.6] true"},
+		{web, "other", "[10.1.0.6] true"}, // an alias goes before what it hides
+		{web, "far", "[] false"},
+		{other, "base", "[] false"},
+		{other, "other", "[10.1.0.7] true"},
+	} {
+		addrs, known := z.Addrs(tc.from.Addrs[0], tc.name)
+		if got := fmt.Sprint(addrs, known); got != tc.want {
+			t.Errorf("%s asks for %s: %s, want %s", tc.from.Container, tc.name, got, tc.want)
+		}
+	}
+	web.Links = map[string]string{"base": "other"} // attached again, as after a restart
+	if err := f.Attach("web", web); err != nil {
+		t.Fatal(err)
+	}
+	if addrs, _ := z.Addrs(web.Addrs[0], "base"); fmt.Sprint(addrs) != "[10.1.0.7]" {
+		t.Error(addrs)
+	}
+	bad := endpoint("bad", "10.1.0.8")
+	bad.LinkLocal = []netip.Addr{addr("10.1.0.9")}
+	if err := f.Attach("bad", bad); err == nil {
+		t.Error("an address that is not link-local was taken for one")
 	}
 }
 

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -37,6 +38,10 @@ func (z zone) Addrs(client netip.Addr, name string) (addrs []netip.Addr, known b
 	z.fabric.mu.RLock()
 	defer z.fabric.mu.RUnlock()
 	networks := z.networksLocked(client)
+	asking := z.fabric.byAddr[located{z.network.cfg.ID, client}]
+	if asking != nil {
+		name = cmp.Or(asking.Links[name], name)
+	}
 	for _, n := range networks {
 		eps := n.byName[name]
 		if len(eps) == 0 && n.cfg.Name != "" {
@@ -53,7 +58,6 @@ func (z zone) Addrs(client netip.Addr, name string) (addrs []netip.Addr, known b
 			}
 		}
 	}
-	asking := z.fabric.byAddr[located{z.network.cfg.ID, client}]
 	if !known && slices.Contains(hostNames, name) && (asking == nil || !asking.HostDeny) {
 		for _, n := range networks {
 			if n.cfg.HostAccess && !n.cfg.Internal {

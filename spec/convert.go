@@ -760,8 +760,17 @@ func (c *converter) attachments(s *Service, in types.ServiceConfig) {
 			a.IPv4 = c.addr(append(at, "ipv4_address"), s.Name, n.Ipv4Address, netip.Addr.Is4)
 			a.IPv6 = c.addr(append(at, "ipv6_address"), s.Name, n.Ipv6Address, netip.Addr.Is6)
 			a.MAC = c.mac(append(at, "mac_address"), s.Name, n.MacAddress)
-			if len(n.InterfaceName) > 15 || strings.ContainsAny(n.InterfaceName, "/ \t\n") {
-				c.fault(append(at, "interface_name"), "", "service %q: %q is no interface name", s.Name, n.InterfaceName)
+			for i, v := range n.LinkLocalIPs {
+				at := append(at, "link_local_ips", strconv.Itoa(i))
+				ip := c.addr(at, s.Name, v, netip.Addr.IsValid)
+				if ip.IsValid() && !ip.IsLinkLocalUnicast() {
+					c.fault(at, "", "service %q: %s is no link-local address", s.Name, ip)
+				}
+				a.LinkLocal = append(a.LinkLocal, ip)
+			}
+			c.endpointOptions(at, s.Name, n.DriverOpts, &a)
+			if len(a.InterfaceName) > 15 || strings.ContainsAny(a.InterfaceName, "/ \t\n") {
+				c.fault(append(at, "interface_name"), "", "service %q: %q is no interface name", s.Name, a.InterfaceName)
 			}
 		}
 		s.Networks[name] = a
@@ -775,6 +784,31 @@ func (c *converter) attachments(s *Service, in types.ServiceConfig) {
 		}
 	}
 }
+
+// endpointOptions reads those of docker's options for an endpoint that are not
+// about a kernel's bridge.
+func (c *converter) endpointOptions(at []string, service string, options map[string]string, a *Attachment) {
+	for _, k := range sortedKeys(options) {
+		at, v := append(slices.Clone(at), "driver_opts", k), options[k]
+		switch k {
+		case "com.docker.network.endpoint.ifname":
+			a.InterfaceName = first(a.InterfaceName, v)
+		case "com.docker.network.endpoint.sysctls":
+			a.Sysctls = map[string]string{}
+			for _, setting := range strings.Split(v, ",") {
+				key, value, ok := strings.Cut(strings.TrimSpace(setting), "=")
+				if !ok || !interfaceSysctl.MatchString(key) {
+					c.fault(at, "write it like net.ipv6.conf.IFNAME.accept_ra=2", "service %q: %q is no setting of an interface", service, setting)
+				}
+				a.Sysctls[key] = value
+			}
+		default:
+			c.ignored(at, "network option "+k, "no kernel bridge carries this network")
+		}
+	}
+}
+
+var interfaceSysctl = regexp.MustCompile(`^net\.(ipv4|ipv6|mpls)\.(conf|neigh)\.IFNAME\.[a-z0-9_]+$`)
 
 // bridge puts a service on the network that stands for docker's default bridge:
 // one for the project, so that projects stay apart.
@@ -1039,26 +1073,29 @@ func (c *converter) file(kind, key string, in types.FileObjectConfig, out map[st
 	out[key] = f
 }
 
-// links gives the target of a link its alias on the networks both are on. Docker
-// lets only the linking service see the name; here the whole network does.
+// links are names that a service alone knows: of services, and of containers that
+// may be another project's, on a network that both are on.
 func (c *converter) links() {
 	for _, name := range sortedKeys(c.src.Services) {
-		for i, link := range c.src.Services[name].Links {
-			target, alias, ok := strings.Cut(link, ":")
-			to := c.out.Services[target]
-			if !ok || alias == target || to == nil {
-				continue
-			}
-			at := []string{"services", name, "links", strconv.Itoa(i)}
-			if _, taken := c.out.Services[alias]; taken {
-				c.fault(at, "", "service %q: link alias %q is the name of another service", name, alias)
-				continue
-			}
-			for _, net := range sortedKeys(c.out.Services[name].Networks) {
-				if a, both := to.Networks[net]; both && !slices.Contains(a.Aliases, alias) {
-					a.Aliases = append(slices.Clone(a.Aliases), alias)
-					to.Networks[net] = a
+		s, in := c.out.Services[name], c.src.Services[name]
+		for _, of := range []struct {
+			key   string
+			links []string
+		}{{"links", in.Links}, {"external_links", in.ExternalLinks}} {
+			for i, link := range of.links {
+				at := []string{"services", name, of.key, strconv.Itoa(i)}
+				target, alias, ok := strings.Cut(link, ":")
+				if !ok || alias == target {
+					continue // by its own name it is known anyway
 				}
+				c.hostName(at, name, alias)
+				if target == "" || alias == "" || strings.Contains(alias, ":") {
+					c.fault(at, "write it like NAME:ALIAS", "service %q: %s: %q is no link", name, of.key, link)
+				}
+				if s.Links == nil {
+					s.Links = map[string]string{}
+				}
+				s.Links[alias] = target
 			}
 		}
 	}

@@ -239,6 +239,7 @@ func (c *converter) sharedNetwork(s *Service) {
 		{"ports", len(in.Ports) > 0},
 		{"hostname", in.Hostname != ""},
 		{"links", len(in.Links) > 0},
+		{"external_links", len(in.ExternalLinks) > 0},
 		{"dns", len(in.DNS) > 0},
 		{"extra_hosts", len(in.ExtraHosts) > 0},
 		{"mac_address", in.MacAddress != ""},
@@ -247,7 +248,7 @@ func (c *converter) sharedNetwork(s *Service) {
 			c.ignored([]string{"services", s.Name, bad.key}, bad.key, "the network is that of "+s.NetworkMode+", set it there")
 		}
 	}
-	s.Ports, s.Hostname, s.DNS, s.ExtraHosts = nil, "", nil, nil
+	s.Ports, s.Hostname, s.DNS, s.ExtraHosts, s.Links = nil, "", nil, nil, nil
 }
 
 // parseVolumesFrom reads SERVICE[:ro|rw] or container:NAME[:ro|rw].

@@ -140,6 +140,9 @@ type Service struct {
 	DNSSearch   []string              `json:"dnsSearch,omitempty"`
 	DNSOptions  []string              `json:"dnsOptions,omitempty"`
 	ExtraHosts  []ExtraHost           `json:"extraHosts,omitempty"`
+	// Links are names that the service alone knows, and the services or containers
+	// that they stand for.
+	Links map[string]string `json:"links,omitempty"`
 
 	Provider  *Provider  `json:"provider,omitempty"`  // what it is instead of containers
 	PreStart  []PreStart `json:"preStart,omitempty"`  // run to their ends before each start that is asked for
@@ -318,14 +321,16 @@ type FileRef struct {
 
 // Attachment is a service's place on a network.
 type Attachment struct {
-	Aliases         []string   `json:"aliases,omitempty"`
-	IPv4            netip.Addr `json:"ipv4,omitzero"`
-	IPv6            netip.Addr `json:"ipv6,omitzero"`
-	MAC             string     `json:"mac,omitempty"`
-	InterfaceName   string     `json:"interfaceName,omitempty"`
-	Priority        int        `json:"priority,omitempty"`
-	GatewayPriority int        `json:"gatewayPriority,omitempty"`
-	Pos             Pos        `json:"pos"`
+	Aliases         []string          `json:"aliases,omitempty"`
+	IPv4            netip.Addr        `json:"ipv4,omitzero"`
+	IPv6            netip.Addr        `json:"ipv6,omitzero"`
+	MAC             string            `json:"mac,omitempty"`
+	InterfaceName   string            `json:"interfaceName,omitempty"`
+	Sysctls         map[string]string `json:"sysctls,omitempty"`   // with IFNAME for the interface's name
+	LinkLocal       []netip.Addr      `json:"linkLocal,omitempty"` // further addresses
+	Priority        int               `json:"priority,omitempty"`
+	GatewayPriority int               `json:"gatewayPriority,omitempty"`
+	Pos             Pos               `json:"pos"`
 }
 
 // Port is one published port; ranges are already expanded.

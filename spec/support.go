@@ -79,7 +79,7 @@ var projectRules = []Rule{
 	{"services.*.develop", Ignored, "there is no watch command yet"},
 	{"services.*.expose", Honoured, ""},
 	{"services.*.extends", Honoured, ""},
-	{"services.*.external_links", Refused, "there are no containers outside of projects to link to"},
+	{"services.*.external_links", Honoured, ""},
 	{"services.*.healthcheck", Honoured, ""},
 	{"services.*.links", Honoured, ""},
 	{"services.*.ports", Honoured, ""},
@@ -145,8 +145,8 @@ var containerRules = []Rule{
 	{"models", Refused, "there is no model runner"},
 	{"network_mode", Honoured, ""}, // by value
 	{"networks", Honoured, ""},
-	{"networks.*.driver_opts", Ignored, "no kernel bridge carries this network"},
-	{"networks.*.link_local_ips", Ignored, "addresses are given by the network itself"},
+	{"networks.*.driver_opts", Honoured, ""}, // by value
+	{"networks.*.link_local_ips", Honoured, ""},
 	{"oom_kill_disable", Ignored, "cgroup v2 has no such thing, with docker neither"},
 	{"oom_score_adj", Honoured, ""},
 	{"pid", Honoured, ""}, // by value

@@ -61,10 +61,11 @@ Some attributes are honoured for some values only; the others are errors at thei
 | ` + "`services.*.ports`" + ` | tcp and udp |
 | ` + "`networks.*.driver`" + ` | ` + "`bridge`; `overlay`" + ` is a bridge, with a warning |
 | ` + "`networks.*.driver_opts`" + ` | ` + "`com.docker.network.driver.mtu`" + `; others are ignored with a warning |
+| ` + "`services.*.networks.*.driver_opts`" + ` | ` + "`com.docker.network.endpoint.ifname`, `com.docker.network.endpoint.sysctls`" + `; others are ignored with a warning |
 | ` + "`volumes.*.driver`" + ` | ` + "`local`" + `, with ` + "`driver_opts`" + ` that bind a directory, make a tmpfs, or give a ` + "`size`" + ` |
 | ` + "`configs.*`, `secrets.*`" + ` | ` + "`file`, `environment`, `content`; not `external`" + ` |
 
-A link's alias is known on the whole network, not to the linking service alone.
+An external link's container need not be there before the service; its name is looked up when the alias is.
 
 ## One machine for several services
 

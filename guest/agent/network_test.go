@@ -64,7 +64,7 @@ func TestNetwork(t *testing.T) {
 		network(20, "10.2.0.1", "cache", [4]byte{10, 2, 0, 8}),
 		outside,
 	)
-	first := wire.Interface{VLAN: 10, MAC: "02:00:00:00:01:02", Addrs: []string{"10.1.0.2/24", "fd00::2/64"}, Gateways: []string{"10.1.0.1"}, Resolver: "10.1.0.1"}
+	first := wire.Interface{VLAN: 10, MAC: "02:00:00:00:01:02", Addrs: []string{"10.1.0.2/24", "fd00::2/64", "169.254.7.7/16"}, Sysctls: map[string]string{"net.ipv4.conf.IFNAME.log_martians": "1"}, Gateways: []string{"10.1.0.1"}, Resolver: "10.1.0.1"}
 	second := wire.Interface{VLAN: 20, MAC: "02:00:00:00:02:02", Addrs: []string{"10.2.0.2/24"}, Resolver: "10.2.0.1"}
 	c := shell(idA, "trap exit TERM; while :; do sleep 1000 & wait; done")
 	c.Root.Scratch = ""
@@ -73,8 +73,8 @@ func TestNetwork(t *testing.T) {
 	m.Call(wire.OpCreate, c, nil)
 	m.Call(wire.OpStart, wire.ContainerRef{ID: idA}, nil)
 
-	ip := m.Sh(idA, "ip addr; ip route; cat /etc/resolv.conf /etc/hosts")
-	for _, want := range []string{"eth0", "10.1.0.2/24", "fd00::2/64", "02:00:00:00:01:02", "default via 10.1.0.1", "nameserver 127.0.0.11", "10.9.9.9\telsewhere", "10.1.0.2\taaaaaaaaaaaa"} {
+	ip := m.Sh(idA, "ip addr; ip route; cat /etc/resolv.conf /etc/hosts; echo martians $(cat /proc/sys/net/ipv4/conf/eth0/log_martians)")
+	for _, want := range []string{"eth0", "10.1.0.2/24", "fd00::2/64", "169.254.7.7/16", "martians 1", "02:00:00:00:01:02", "default via 10.1.0.1", "nameserver 127.0.0.11", "10.9.9.9\telsewhere", "10.1.0.2\taaaaaaaaaaaa"} {
 		if !strings.Contains(ip, want) {
 			t.Errorf("no %q in:\n%s", want, ip)
 		}
@@ -91,6 +91,13 @@ func TestNetwork(t *testing.T) {
 	}
 	lookup("db", "10.1.0.7")
 	lookup("cache", "NXDOMAIN")
+	for _, key := range []string{"net.ipv4.conf.IFNAME.nothing", "net.ipv4/../../../kernel/IFNAME", "kernel.panic"} {
+		bad := second
+		bad.Sysctls = map[string]string{key: "1"}
+		if err := m.Try(wire.OpConnect, wire.Connect{Container: idA, Interface: bad}, nil); err == nil {
+			t.Errorf("setting %s of an interface succeeded", key)
+		}
+	}
 	m.Call(wire.OpConnect, wire.Connect{Container: idA, Interface: second}, nil)
 	lookup("cache", "10.2.0.8")
 	away.Store(3)

@@ -94,6 +94,8 @@ type Interface struct {
 	Addrs    []string `json:"addrs"`              // CIDR
 	Gateways []string `json:"gateways,omitempty"` // default routes, one per family; only on the interface that carries them
 	Resolver string   `json:"resolver,omitempty"` // address of the network's DNS server
+
+	Sysctls map[string]string `json:"sysctls,omitempty"` // net.*, with IFNAME for its name
 }
 
 // Host is one line of /etc/hosts.

@@ -143,15 +143,18 @@ func (r *Replica) Uses(volume string) bool {
 
 // Endpoint is a replica's place on a network, its addresses leased.
 type Endpoint struct {
-	Network   string         `json:"network"`   // name
-	NetworkID string         `json:"networkId"` // id
-	MAC       string         `json:"mac"`
-	Addrs     []netip.Prefix `json:"addrs"`
-	Aliases   []string       `json:"aliases,omitempty"` // every name it resolves by there
-	VLAN      uint16         `json:"vlan,omitempty"`    // on its machine's trunk
-	Interface string         `json:"interface,omitempty"`
-	Gateway   bool           `json:"gateway,omitempty"` // carries the default route
-	HostDeny  bool           `json:"hostDeny,omitempty"`
+	Network   string            `json:"network"`   // name
+	NetworkID string            `json:"networkId"` // id
+	MAC       string            `json:"mac"`
+	Addrs     []netip.Prefix    `json:"addrs"`
+	Aliases   []string          `json:"aliases,omitempty"` // every name it resolves by there
+	VLAN      uint16            `json:"vlan,omitempty"`    // on its machine's trunk
+	Interface string            `json:"interface,omitempty"`
+	Sysctls   map[string]string `json:"sysctls,omitempty"`   // with IFNAME for the interface's name
+	LinkLocal []netip.Prefix    `json:"linkLocal,omitempty"` // further addresses
+	Links     map[string]string `json:"links,omitempty"`     // names that it alone knows
+	Gateway   bool              `json:"gateway,omitempty"`   // carries the default route
+	HostDeny  bool              `json:"hostDeny,omitempty"`
 }
 
 // PublishSpec is a port to publish.

@@ -393,9 +393,23 @@ func (s *Supervisor) endpoints(p *spec.Project, svc *spec.Service, rec *state.Re
 		out = append(out, state.Endpoint{
 			Network: pl.net.rec.Name, NetworkID: pl.net.rec.ID, MAC: mac, Addrs: addrs,
 			Aliases: names, Interface: pl.at.InterfaceName, Gateway: i == gateway, HostDeny: svc.Extension.Host == "deny",
+			Sysctls: pl.at.Sysctls, LinkLocal: linkLocal(pl.at.LinkLocal), Links: svc.Links,
 		})
 	}
 	return out, nil
+}
+
+// linkLocal are addresses with the lengths of their kinds' prefixes.
+func linkLocal(addrs []netip.Addr) []netip.Prefix {
+	var out []netip.Prefix
+	for _, a := range addrs {
+		bits := 64 // RFC 4291, 2.5.6
+		if a.Is4() {
+			bits = 16 // RFC 3927
+		}
+		out = append(out, netip.PrefixFrom(a, bits))
+	}
+	return out
 }
 
 func compareBool(a, b bool) int {
@@ -443,8 +457,8 @@ func (s *Supervisor) interfaces(c *wire.Container, endpoints []state.Endpoint) {
 		if n == nil {
 			continue // Attach will say so
 		}
-		i := wire.Interface{VLAN: e.VLAN, Name: e.Interface, MAC: e.MAC, MTU: cmp.Or(n.rec.MTU, s.opt.MTU)}
-		for _, a := range e.Addrs {
+		i := wire.Interface{VLAN: e.VLAN, Name: e.Interface, MAC: e.MAC, MTU: cmp.Or(n.rec.MTU, s.opt.MTU), Sysctls: e.Sysctls}
+		for _, a := range slices.Concat(e.Addrs, e.LinkLocal) {
 			i.Addrs = append(i.Addrs, a.String())
 		}
 		for _, sub := range n.rec.Addresses.Subnets {
@@ -480,9 +494,12 @@ func (s *Supervisor) attachReplica(h *hosted, rec *state.Replica) error {
 		if err != nil {
 			return fmt.Errorf("container %s: MAC address %q: %w", rec.Name, e.MAC, err)
 		}
-		at := network.Endpoint{Network: e.NetworkID, VLAN: e.VLAN, MAC: mac, Names: e.Aliases, Container: rec.ID, HostDeny: e.HostDeny}
+		at := network.Endpoint{Network: e.NetworkID, VLAN: e.VLAN, MAC: mac, Names: e.Aliases, Links: e.Links, Container: rec.ID, HostDeny: e.HostDeny}
 		for _, a := range e.Addrs {
 			at.Addrs = append(at.Addrs, a.Addr())
+		}
+		for _, a := range e.LinkLocal {
+			at.LinkLocal = append(at.LinkLocal, a.Addr())
 		}
 		if err := s.opt.Fabric.Attach(h.id, at); err != nil {
 			return fmt.Errorf("container %s: network %s: %w", rec.Name, e.Network, err)

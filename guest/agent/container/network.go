@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
+	"strings"
 
 	"github.com/stackvm/stack/guest/agent/dnsstub"
 	"github.com/stackvm/stack/guest/agent/netlink"
@@ -101,6 +103,9 @@ func (c *Container) plug(i wire.Interface) (err error) {
 	if err := netlink.Sysctl(c.net, ipv6Settings(p.name, addrs)...); err != nil {
 		return fault(err)
 	}
+	if err := netlink.In(c.net, func() error { return interfaceSettings(p.name, i.Sysctls) }); err != nil {
+		return fault(err)
+	}
 	if err := theirs.Up(index); err != nil {
 		return fault(err)
 	}
@@ -128,6 +133,20 @@ func ipv6Settings(name string, addrs []netip.Prefix) [][2]string {
 		}
 	}
 	return [][2]string{{dir + "disable_ipv6", "1"}}
+}
+
+// interfaceSettings sets what is asked for of an interface, as net.ipv4.conf.IFNAME.x.
+func interfaceSettings(name string, asked map[string]string) error {
+	for key, value := range asked {
+		path := strings.Replace(strings.ReplaceAll(key, ".", "/"), "IFNAME", name, 1)
+		if !strings.HasPrefix(path, "net/") || strings.Contains(key, "/") {
+			return &wire.Error{Code: wire.CodeInvalid, Message: fmt.Sprintf("sysctl %q: no setting of an interface", key)}
+		}
+		if err := os.WriteFile("/proc/sys/"+path, []byte(value), 0); err != nil {
+			return fmt.Errorf("setting sysctl %s to %q: %w", key, value, err)
+		}
+	}
+	return nil
 }
 
 func parseAddrs(i wire.Interface) (addrs []netip.Prefix, gateways []netip.Addr, err error) {

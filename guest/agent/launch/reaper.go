@@ -19,6 +19,7 @@ func Reap(args []string) {
 	sigs := make(chan os.Signal, 64)
 	signal.Notify(sigs) // all that can be caught
 	path, argv := args[0], args[1:]
+	_ = os.WriteFile("/proc/self/comm", []byte(InitName), 0) // for people: else it is the memfd's
 	child, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{
 		Env:   os.Environ(),
 		Files: []uintptr{0, 1, 2},
