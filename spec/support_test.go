@@ -3,6 +3,7 @@ package spec
 import (
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -22,7 +23,7 @@ uses (` + "`spec.Rules`" + `); what is below an attribute follows it unless it h
 A key that the table does not know is refused. Keys that start with ` + "`x-`" + ` are free, ` + "`x-stack`" + ` is ours, see below.
 
 The tests in the last column fail when the attribute is dropped: ` + "`make soak`" + ` takes each out of the compose files as they are
-loaded, and runs the first.
+loaded, and runs the first; those of ` + "`TestAttributesInside`" + `, which looks into a container, once more all together.
 
 | attribute | | why | tests |
 |---|---|---|---|
@@ -35,8 +36,26 @@ var shownBy = map[string][]string{
 	"services.*.build":  {"TestGolden/pull_options"},
 }
 
-// shows has an example of every other honoured attribute.
-const shows = "TestDroppedAttributesShow"
+// shows has an example of every other honoured attribute; sees looks for those
+// that show inside a container.
+const (
+	shows = "TestDroppedAttributesShow"
+	sees  = "TestAttributesInside"
+)
+
+// seen are the attributes of e2e's table for sees.
+func seen(t *testing.T) map[string]bool {
+	t.Helper()
+	text, err := os.ReadFile("../e2e/attributes_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^\t\{"([a-z_.*\[\]]+)", "`).FindAllSubmatch(text, -1) {
+		out[string(m[1])] = true
+	}
+	return out
+}
 
 const composeDocTail = `
 ## By value
@@ -102,6 +121,7 @@ func TestComposeDoc(t *testing.T) {
 	const file = "../docs/compose.md"
 	var b strings.Builder
 	b.WriteString(composeDocHead)
+	inside := seen(t)
 	for _, r := range Rules {
 		reason := r.Reason
 		if r.Path == "version" {
@@ -112,11 +132,18 @@ func TestComposeDoc(t *testing.T) {
 			if !ok {
 				named = []string{shows}
 			}
+			if inside[r.Path] {
+				named = append(named, sees)
+				delete(inside, r.Path)
+			}
 			tests = "`" + strings.Join(named, "`, `") + "`"
 		} else if ok {
 			t.Errorf("%s is not honoured, and has tests", r.Path)
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", r.Path, r.Verdict, reason, tests)
+	}
+	for path := range inside {
+		t.Errorf("%s: %s is no honoured attribute", sees, path)
 	}
 	fmt.Fprintf(&b, composeDocTail, "`"+strings.Join(guestDevices, "`, `")+"`")
 	if *update {
