@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -154,11 +155,29 @@ func makeBindSources(svc *spec.Service) error {
 		if _, err := os.Stat(mount.Source); !errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err := os.MkdirAll(mount.Source, 0o755); err != nil {
+		if err := makeSharedDir(mount.Source); err != nil {
 			return &spec.Error{Pos: mount.Pos, Err: fmt.Errorf("service %q: bind source: %w", svc.Name, err)}
 		}
 	}
 	return nil
+}
+
+// makeSharedDir makes a directory and the missing ones above it with the mode that an
+// engine gives them, for a container's users to look into: the umask is for our own files.
+func makeSharedDir(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := makeSharedDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return nil // another service has it made
+		}
+		return err
+	}
+	return os.Chmod(dir, 0o755)
 }
 
 // forget removes a replica that has no machine, with everything of its own.
