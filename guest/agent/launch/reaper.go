@@ -18,6 +18,9 @@ import (
 func Reap(args []string) {
 	sigs := make(chan os.Signal, 64)
 	signal.Notify(sigs) // all that can be caught
+	// The start is over when the channel closes: a signal that came before could not be
+	// passed on, and Go's own answer to it ends the first process with status 2.
+	_ = unix.Close(channelFd)
 	path, argv := args[0], args[1:]
 	_ = os.WriteFile("/proc/self/comm", []byte(InitName), 0) // for people: else it is the memfd's
 	child, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{

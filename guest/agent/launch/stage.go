@@ -90,6 +90,9 @@ func stage(channel *os.File) error {
 	}
 	if spec.Init {
 		argv := append([]string{InitName, path}, spec.Args...)
+		if _, err := unix.FcntlInt(channelFd, unix.F_SETFD, 0); err != nil { // the reaper closes it
+			return fmt.Errorf("keeping the channel for the reaper: %w", err)
+		}
 		return fmt.Errorf("executing the reaper: %w", execFd(self, argv, spec.Env))
 	}
 	err = syscall.Exec(path, spec.Args, spec.Env)
