@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/stackvm/stack/cmd/stack/render"
 	"github.com/stackvm/stack/planner"
@@ -59,6 +60,12 @@ func (a *app) down() *cobra.Command {
 		}),
 	}
 	f := c.Flags()
+	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "volume" { // compose's older name
+			name = "volumes"
+		}
+		return pflag.NormalizedName(name)
+	})
 	f.BoolVarP(&o.Volumes, "volumes", "v", false, "remove the volumes that the compose file declares, and anonymous ones")
 	f.StringVar(&o.Images, "rmi", "", "remove the images of services too: all, or local for those without a tag of their own (`type`)")
 	f.BoolVar(&o.RemoveOrphans, "remove-orphans", false, "remove containers of services that are not in the compose file")
@@ -184,18 +191,16 @@ func (a *app) kill() *cobra.Command {
 			if p != nil && len(services) == 0 && !orphans {
 				services = slices.Sorted(maps.Keys(p.Services))
 			}
-			var killed []api.ReplicaRef
+			sel := api.Select{Project: name, Services: services, OneOff: true}
+			var targets []api.ReplicaRef
 			c, err := a.dial(ctx)
-			switch {
-			case err == nil && a.dryRun:
-				killed, err = standing(ctx, c, api.Select{Project: name, Services: services, OneOff: true}, runs)
-			case err == nil:
-				killed, err = c.Kill(ctx, api.Kill{Select: api.Select{Project: name, Services: services, OneOff: true}, Signal: sig})
+			if err == nil {
+				targets, err = standing(ctx, c, sel, runs)
 			}
 			if err != nil && !errors.Is(err, api.ErrNoSupervisor) {
 				return err
 			}
-			if len(killed) == 0 {
+			if len(targets) == 0 {
 				fmt.Fprintln(a.err, "No container to kill")
 				return nil
 			}
@@ -204,7 +209,16 @@ func (a *app) kill() *cobra.Command {
 				return err
 			}
 			defer progress.Close()
-			for _, r := range killed {
+			for _, r := range targets {
+				progress.On(render.Event{ID: "Container " + r.Name, Status: render.Working, Text: "Killing"})
+			}
+			if !a.dryRun {
+				if targets, err = c.Kill(ctx, api.Kill{Select: sel, Signal: sig}); err != nil {
+					progress.Fail(err)
+					return err
+				}
+			}
+			for _, r := range targets {
 				progress.On(render.Event{ID: "Container " + r.Name, Status: render.Done, Text: "Killed"})
 			}
 			return nil

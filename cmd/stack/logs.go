@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -23,6 +24,12 @@ func (a *app) logs() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "logs [SERVICE...]",
 		Short: "View output from containers",
+		PreRunE: func(_ *cobra.Command, services []string) error {
+			if index > 0 && len(services) != 1 {
+				return errors.New("--index requires one service to be selected")
+			}
+			return nil
+		},
 		RunE: interruptible(func(ctx context.Context, services []string) error {
 			q := api.LogQuery{Follow: follow}
 			var err error
@@ -56,6 +63,9 @@ func (a *app) logs() *cobra.Command {
 				replicas, err := a.replicas(ctx, services)
 				if err != nil {
 					return err
+				}
+				if index > 0 && !slices.ContainsFunc(replicas, func(r *state.Replica) bool { return r.Number == index && !r.OneOff }) {
+					return noContainer(services[0], index)
 				}
 				for _, r := range replicas {
 					names = append(names, displayName(name, r.Name))
@@ -96,7 +106,7 @@ func (a *app) logs() *cobra.Command {
 	f.StringVar(&until, "until", "", "show logs before a `time` (2013-01-02T13:23:37Z) or duration ago (42m)")
 	f.BoolVar(&noColour, "no-color", false, "monochrome output")
 	f.BoolVar(&noPrefix, "no-log-prefix", false, "print no prefix")
-	f.IntVar(&index, "index", 0, "`number` of the container if the service has several")
+	f.IntVar(&index, "index", 0, indexHelp)
 	return c
 }
 

@@ -19,7 +19,12 @@ func (a *app) pull() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "pull [SERVICE...]",
 		Short: "Pull the images of services",
-		PreRunE: func(*cobra.Command, []string) error {
+		PreRunE: func(c *cobra.Command, _ []string) error {
+			for _, name := range []string{"parallel", "no-parallel"} {
+				if c.Flags().Changed(name) {
+					fmt.Fprintf(a.err, "option '--%s' is DEPRECATED and will be ignored.\n", name)
+				}
+			}
 			if o.Pull != "" && o.Pull != "always" && o.Pull != "missing" {
 				return fmt.Errorf("--policy %q: use always or missing", o.Pull)
 			}
@@ -78,5 +83,9 @@ func (a *app) pull() *cobra.Command {
 	f.BoolVar(&o.WithDeps, "include-deps", false, "pull the images of services they depend on too")
 	f.StringVar(&o.Pull, "policy", "", "`policy` instead of the services' own: always, or missing to pull only what is not there")
 	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
+	for _, name := range []string{"parallel", "no-parallel"} { // of compose v1, which scripts still use
+		f.Bool(name, true, "has had no effect since compose v2")
+		_ = f.MarkHidden(name) // it was just added
+	}
 	return c
 }

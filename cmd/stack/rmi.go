@@ -13,6 +13,7 @@ import (
 
 func (a *app) rmi() *cobra.Command {
 	var force bool
+	var platforms []string
 	c := &cobra.Command{
 		Use:   "rmi IMAGE...",
 		Short: "Remove images",
@@ -28,7 +29,7 @@ project uses stays.`,
 			var faults *multierror.Error
 			fatal := false
 			for _, ref := range images {
-				done, err := c.RemoveImage(ctx, api.RemoveImage{Image: ref, Force: force})
+				done, err := c.RemoveImage(ctx, api.RemoveImage{Image: ref, Force: force, Platforms: platforms})
 				if err != nil {
 					refused, ok := errors.AsType[*api.Error](err)
 					fatal = fatal || !ok || refused.Code != api.CodeNotFound
@@ -51,5 +52,8 @@ project uses stays.`,
 		}),
 	}
 	c.Flags().BoolVarP(&force, "force", "f", false, "take the names of an image that a container uses: it stays without one")
+	c.Flags().StringSliceVar(&platforms, "platform", nil, "remove only what is for a `platform`, like linux/arm64")
+	c.Flags().Bool("no-prune", false, "keep untagged parents; images have none here, so this changes nothing")
+	_ = c.Flags().MarkHidden("no-prune") // it was just added
 	return c
 }

@@ -69,6 +69,8 @@ func (a *app) run() *cobra.Command {
 		switch name {
 		case "volumes", "labels": // compose's older names
 			name = strings.TrimSuffix(name, "s")
+		case "no-tty": // as of exec
+			name = "no-TTY"
 		}
 		return pflag.NormalizedName(name)
 	})

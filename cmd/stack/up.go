@@ -93,6 +93,8 @@ func (a *app) up() *cobra.Command {
 	f.BoolVarP(&u.detach, "detach", "d", false, "run containers in the background")
 	f.IntVar(&u.waitTimeout, "wait-timeout", 0, "`seconds` to wait at most; 0: without end")
 	f.BoolVar(&u.quietPull, "quiet-pull", false, "pull without progress of the layers")
+	f.Bool("quiet-build", false, "has no effect: nothing is built")
+	_ = f.MarkHidden("quiet-build") // it was just added
 	f.BoolVar(&u.build, "build", false, "build images first (not supported yet)")
 	f.BoolVar(&u.noBuild, "no-build", false, "build no image, even one that is missing")
 	f.BoolVarP(&u.watch, "watch", "w", false, "watch sources and refresh containers (not supported yet)")

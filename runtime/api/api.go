@@ -311,8 +311,9 @@ type PullImage struct {
 
 // RemoveImage takes a name, or all names of an image, out of the store.
 type RemoveImage struct {
-	Image string `json:"image"` // name, digest or id
-	Force bool   `json:"force,omitempty"`
+	Image     string   `json:"image"` // name, digest or id
+	Force     bool     `json:"force,omitempty"`
+	Platforms []string `json:"platforms,omitempty"` // the only ones to remove; empty: all
 }
 
 // RemovedImage is what that did.

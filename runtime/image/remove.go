@@ -22,6 +22,9 @@ type Use struct {
 // RemoveOptions are one removal's own.
 type RemoveOptions struct {
 	Force bool
+	// Platforms are the only ones to remove, as os/arch or os/arch/variant; a name
+	// stays as long as it leads to another. Empty: all.
+	Platforms []string
 	// Uses tells what uses an image; nil: nothing does. It must not change the
 	// store.
 	Uses func(*Image) []Use
@@ -42,6 +45,9 @@ func (s *Store) Remove(ref string, opt RemoveOptions) (Removed, error) {
 	var done Removed
 	err := s.changeRefs(func(r *refs) error {
 		images, names, err := s.removal(ref, r)
+		if err == nil {
+			images, err = opt.chosen(images)
+		}
 		if err != nil {
 			return err
 		}
@@ -50,6 +56,12 @@ func (s *Store) Remove(ref string, opt RemoveOptions) (Removed, error) {
 				return err
 			}
 		}
+		defer func() { // a name of several platforms may lead to the others still
+			done.Untagged = slices.DeleteFunc(done.Untagged, func(name string) bool {
+				parsed, err := ParseRef(name)
+				return err == nil && r.Refs[parsed.String()] != nil
+			})
+		}()
 		for _, img := range images {
 			gone := names
 			if gone == nil {
@@ -76,6 +88,27 @@ func (s *Store) Remove(ref string, opt RemoveOptions) (Removed, error) {
 	slices.Sort(done.Untagged)
 	done.Untagged = slices.Compact(done.Untagged)
 	return done, s.collect()
+}
+
+// chosen are the images of the platforms that are to be removed, each of which
+// there must be.
+func (o RemoveOptions) chosen(images []*Image) ([]*Image, error) {
+	if len(o.Platforms) == 0 {
+		return images, nil
+	}
+	var chosen []*Image
+	for _, text := range o.Platforms {
+		p, err := ParsePlatform(text)
+		if err != nil {
+			return nil, err
+		}
+		n := slices.IndexFunc(images, func(img *Image) bool { return img.Platform == p })
+		if n < 0 {
+			return nil, fmt.Errorf("for %s: %w", p, ErrNotFound)
+		}
+		chosen = append(chosen, images[n])
+	}
+	return chosen, nil
 }
 
 // removal is what a name or an id is about: the images, of several platforms

@@ -930,6 +930,61 @@ func TestNamesAndRemoval(t *testing.T) {
 
 // TestRemoveInUse: docker's rules about images that containers use, and about
 // those of several names.
+// TestRemovePlatform: a name goes with the last platform that it leads to.
+func TestRemovePlatform(t *testing.T) {
+	reg := serve(t, nil)
+	build := func(arch string) v1.Image {
+		img := makeImage(t, v1.Config{}, tarLayer(t, "arch", arch))
+		f, err := img.ConfigFile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f = f.DeepCopy()
+		f.Architecture = arch
+		if img, err = mutate.ConfigFile(img, f); err != nil {
+			t.Fatal(err)
+		}
+		return img
+	}
+	var index v1.ImageIndex = empty.Index
+	for _, arch := range []string{"amd64", "arm64"} {
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: build(arch), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}})
+	}
+	reg.push(t, "library/multi:1", index)
+	s := open(t, mirrored(t, reg))
+	for _, arch := range []string{"amd64", "arm64"} {
+		if _, err := s.Pull(t.Context(), "multi:1", PullOptions{Platform: "linux/" + arch}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove := func(platforms ...string) Removed {
+		t.Helper()
+		done, err := s.Remove("multi:1", RemoveOptions{Platforms: platforms})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return done
+	}
+	if _, err := s.Remove("multi:1", RemoveOptions{Platforms: []string{"linux/arm/v7"}}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a platform that is not there: %v", err)
+	}
+	if _, err := s.Remove("multi:1", RemoveOptions{Platforms: []string{"arm64"}}); err == nil || errors.Is(err, ErrNotFound) {
+		t.Errorf("no platform: %v", err)
+	}
+	if done := remove("linux/aarch64"); len(done.Deleted) != 1 || slices.Contains(done.Untagged, "multi:1") {
+		t.Errorf("the first of two: %+v", done)
+	}
+	if _, err := s.Get("multi:1", "linux/amd64"); err != nil {
+		t.Errorf("the other: %v", err)
+	}
+	if done := remove("linux/amd64"); len(done.Deleted) != 1 || !slices.Contains(done.Untagged, "multi:1") {
+		t.Errorf("the last: %+v", done)
+	}
+	if all, err := s.List(); err != nil || len(all) > 0 {
+		t.Errorf("%d are left, %v", len(all), err)
+	}
+}
+
 func TestRemoveInUse(t *testing.T) {
 	running, stopped := Use{Container: strings.Repeat("a", 64), Running: true}, Use{Container: strings.Repeat("b", 64)}
 	mounted := Use{Container: strings.Repeat("c", 64), Mounted: true}

@@ -35,14 +35,18 @@ func (s *Supervisor) pin(rec *state.Replica) (*replica, error) {
 
 // removeImage takes a name, or all names of an image, out of the store, unless a
 // replica of whatever project needs it.
-func (s *Supervisor) removeImage(ref string, force bool) (image.Removed, error) {
+func (s *Supervisor) removeImage(r api.RemoveImage) (image.Removed, error) {
+	ref := r.Image
 	s.images.Lock()
 	defer s.images.Unlock()
-	done, err := s.opt.Images.Remove(ref, image.RemoveOptions{Force: force, Uses: s.usesOf})
+	done, err := s.opt.Images.Remove(ref, image.RemoveOptions{Force: r.Force, Platforms: r.Platforms, Uses: s.usesOf})
 	switch {
 	case errors.Is(err, image.ErrNotFound):
 		if parsed, err := image.ParseRef(ref); err == nil {
 			ref = parsed.Familiar()
+		}
+		if len(r.Platforms) > 0 {
+			ref += " for " + strings.Join(r.Platforms, ", ")
 		}
 		return done, &api.Error{Code: api.CodeNotFound, Message: "No such image: " + ref} // docker's words
 	case errors.Is(err, image.ErrInUse):
@@ -94,7 +98,7 @@ func (s *Supervisor) usesOf(img *image.Image) []image.Use {
 // removeImage is a step of down: an image that others use is kept, and one that
 // has gone is no fault, as with compose.
 func (c *change) removeImage(ref string) error {
-	_, err := c.s.removeImage(ref, false)
+	_, err := c.s.removeImage(api.RemoveImage{Image: ref})
 	if refused, ok := errors.AsType[*api.Error](err); ok && (refused.Code == api.CodeConflict || refused.Code == api.CodeNotFound) {
 		c.warn("image %s is kept: %s", ref, refused.Message)
 		return nil

@@ -24,7 +24,7 @@ func TestImagesInUseStay(t *testing.T) {
 	}
 	refused := func(ref string, want api.ErrorCode) {
 		t.Helper()
-		_, err := w.s.removeImage(ref, false)
+		_, err := w.s.removeImage(api.RemoveImage{Image: ref})
 		e, ok := errors.AsType[*api.Error](err)
 		if !ok || e.Code != want {
 			t.Errorf("removing %s: %v, want code %s", ref, err, want)
@@ -67,7 +67,7 @@ func TestImagesInUseStay(t *testing.T) {
 	if _, err := w.images.Get("app:1", ""); !errors.Is(err, image.ErrNotFound) {
 		t.Errorf("the image is still there: %v", err)
 	}
-	if _, err := w.s.removeImage("files:1", false); err != nil {
+	if _, err := w.s.removeImage(api.RemoveImage{Image: "files:1"}); err != nil {
 		t.Error(err)
 	}
 	w.nothingLeft()

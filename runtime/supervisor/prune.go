@@ -112,7 +112,7 @@ func (s *Supervisor) prune(ctx context.Context, chosen api.Pruned) (api.Pruned, 
 		}
 		var gone bool
 		for _, name := range names { // without force: one in use loses no name
-			removed, err := s.removeImage(name, false)
+			removed, err := s.removeImage(api.RemoveImage{Image: name})
 			if err != nil && !keptMeanwhile(err) {
 				return done, err
 			}

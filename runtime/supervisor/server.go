@@ -138,7 +138,7 @@ func (s *Supervisor) handler() http.Handler {
 	}))
 	handle(api.PathPull, progress(func(ctx context.Context, p api.Pull, _ int, send func(api.Event)) { s.Pull(ctx, p, send) }))
 	handle(api.PathImageRemove, answer(func(_ context.Context, r api.RemoveImage) (api.RemovedImage, error) {
-		done, err := s.removeImage(r.Image, r.Force)
+		done, err := s.removeImage(r)
 		return api.RemovedImage{Untagged: done.Untagged, Deleted: done.Deleted}, err
 	}))
 	handle(api.PathRun, progress(func(ctx context.Context, r api.Run, _ int, send func(api.Event)) { s.Run(ctx, r, send) }))
