@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/stackvm/stack/runtime/image/registry"
 	"github.com/stackvm/stack/spec"
@@ -144,7 +145,10 @@ func (f *Files) keep(dir string, fill func(root *os.Root, scratch string) error)
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return err
 	}
-	stage, err := os.MkdirTemp(f.opt.Dir, ".fetching-")
+	if err := f.sweep(); err != nil {
+		return err
+	}
+	stage, err := os.MkdirTemp(f.opt.Dir, fmt.Sprintf("%s%d-", staging, os.Getpid()))
 	if err != nil {
 		return err
 	}
@@ -172,6 +176,27 @@ func (f *Files) keep(dir string, fill func(root *os.Root, scratch string) error)
 		return err
 	}
 	return flush(filepath.Dir(dir))
+}
+
+// staging begins the names of directories in which copies are made; the number of
+// the process follows.
+const staging = ".fetching-"
+
+// sweep removes what a process left that was killed.
+func (f *Files) sweep() error {
+	left, err := filepath.Glob(filepath.Join(f.opt.Dir, staging+"*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range left {
+		text, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), staging), "-")
+		if pid, err := strconv.Atoi(text); err != nil || errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			if err := os.RemoveAll(dir); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // composeFile finds the file in a copy: name itself, or what a directory of that

@@ -230,6 +230,32 @@ func TestGitIsHeldBack(t *testing.T) {
 	}
 }
 
+// TestSweep: what a killed process left goes with the next fetch, what another
+// one is at stays.
+func TestSweep(t *testing.T) {
+	f := newFiles(t, nil, "")
+	ended := exec.Command("true")
+	if err := ended.Run(); err != nil {
+		t.Fatal(err)
+	}
+	dead := filepath.Join(f.opt.Dir, fmt.Sprintf("%s%d-1", staging, ended.Process.Pid))
+	alive := filepath.Join(f.opt.Dir, fmt.Sprintf("%s%d-1", staging, os.Getpid()))
+	for _, dir := range []string{dead, alive} {
+		if err := os.MkdirAll(filepath.Join(dir, "tree"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.keep(filepath.Join(f.opt.Dir, "git", someCommit), func(*os.Root, string) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dead); err == nil {
+		t.Error("what a dead process left stays")
+	}
+	if _, err := os.Stat(alive); err != nil {
+		t.Errorf("another process's: %v", err)
+	}
+}
+
 // TestTreeBounds: a list of files is refused for what would not stay below its
 // directory, or is too much, before anything is written.
 func TestTreeBounds(t *testing.T) {
@@ -278,6 +304,31 @@ func FuzzParseTree(f *testing.F) {
 		}
 		if total > maxBytes {
 			t.Errorf("accepted %d bytes", total)
+		}
+	})
+}
+
+// FuzzManifest: what is written of an artifact are files of one directory, one of
+// them the compose file.
+func FuzzManifest(f *testing.F) {
+	f.Add([]byte(`{"artifactType":"application/vnd.docker.compose.project","layers":[{"mediaType":"application/vnd.docker.compose.file+yaml","size":1},
+{"mediaType":"application/vnd.docker.compose.envfile","annotations":{"com.docker.compose.envfile":"../x"}}]}`))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		m, err := parseManifest(in)
+		if err != nil {
+			return
+		}
+		files, order, err := m.files()
+		if err != nil {
+			return
+		}
+		if files[artifactFile] == nil || len(order) != len(files) {
+			t.Errorf("files %v in the order %v", files, order)
+		}
+		for _, name := range order {
+			if filepath.Dir(filepath.Clean(name)) != "." || !filepath.IsLocal(name) {
+				t.Errorf("accepted the file %q", name)
+			}
 		}
 	})
 }
