@@ -126,7 +126,9 @@ func TestPreStart(t *testing.T) {
 	w.nothingLeft()
 }
 
-func (w *world) removeImage(ref string) (image.Removed, error) { return w.s.removeImage(ref, false) }
+func (w *world) removeImage(ref string) (image.Removed, error) {
+	return w.s.removeImage(api.RemoveImage{Image: ref})
+}
 
 // A hook that fails keeps its service, and what depends on it, from starting.
 func TestPreStartFails(t *testing.T) {
