@@ -78,6 +78,11 @@ var tree = []step{
 var settings = []struct{ key, value string }{
 	{"vm/max_map_count", "262144"}, // Elasticsearch, SonarQube
 	{"vm/overcommit_memory", "1"},  // Redis
+	// A machine can end as a host does when its power fails. Files that nobody syncs
+	// are on their disk after some six seconds, as new names are; the kernel's half
+	// minute would leave them empty.
+	{"vm/dirty_expire_centisecs", "500"},
+	{"vm/dirty_writeback_centisecs", "100"},
 	{"fs/inotify/max_user_watches", "1048576"},
 	{"fs/inotify/max_user_instances", "8192"},
 	{"fs/inotify/max_queued_events", "65536"},
