@@ -32,6 +32,7 @@ const (
 	envBase     = "STACK_E2E_BASE"     // directory of all the tests' files
 	envRegistry = "STACK_E2E_REGISTRY" // host:port
 	envSmall    = "STACK_E2E_SMALL"    // a directory that is a small file system, or why there is none
+	envCorpus   = "STACK_E2E_CORPUS"   // the folder of public compose files, or why it is not used
 )
 
 // nextBuild is a build of stack that is newer than the other.
@@ -91,7 +92,21 @@ func prepare() (code int, err error) {
 			return 0, err
 		}
 	}
-	registry, stop, err := serveImages()
+	var recipes []string
+	corpus := findCorpus()
+	if filepath.IsAbs(corpus) {
+		for _, p := range projects {
+			recipes = append(recipes, p.images...)
+		}
+		if os.Getuid() == 0 {
+			restore, failed := openPorts()
+			if failed != nil {
+				return 0, failed
+			}
+			defer func() { err = errors.Join(err, restore()) }()
+		}
+	}
+	registry, stop, err := serveImages(recipes)
 	if err != nil {
 		return 0, fmt.Errorf("serving the images: %w", err)
 	}
@@ -113,7 +128,7 @@ func prepare() (code int, err error) {
 	} else {
 		defer func() { err = errors.Join(err, unmount()) }()
 	}
-	cmd.Env = append(env, envBase+"="+base, envRegistry+"="+registry, envSmall+"="+small, "HOME="+work, "TMPDIR="+work)
+	cmd.Env = append(env, envBase+"="+base, envRegistry+"="+registry, envSmall+"="+small, envCorpus+"="+corpus, "HOME="+work, "TMPDIR="+work)
 	if os.Getuid() == 0 {
 		uid, gid, err := unprivileged()
 		if err != nil {

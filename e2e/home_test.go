@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,7 +15,8 @@ import (
 // home is a STACK_HOME for a test that is written in Go.
 type home struct {
 	t   testing.TB
-	dir string // where its files and commands are
+	dir string // where its files are
+	cwd string // where commands are run; "" is dir
 	env []string
 }
 
@@ -77,10 +79,10 @@ func writeConfig(stackHome string) error {
 	return os.WriteFile(filepath.Join(stackHome, "config", "config.yaml"), []byte(config), 0o600)
 }
 
-// command is stack with arguments, to be run in the home's directory.
+// command is stack with arguments, to be run where commands are.
 func (h *home) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(os.Getenv(envBase), "bin", "stack"), args...)
-	cmd.Env, cmd.Dir = h.env, h.dir
+	cmd.Env, cmd.Dir = h.env, cmp.Or(h.cwd, h.dir)
 	return cmd
 }
 

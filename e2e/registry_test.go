@@ -6,25 +6,30 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
 
-// serveImages makes the example images that are not made yet and serves them
-// with the image tool, as the demo does. It returns the registry's address.
-func serveImages() (addr string, stop func(), err error) {
+// serveImages makes the usual example images, and those of more recipes, if they
+// are not made yet, and serves them with the image tool, as the demo does. It
+// returns the registry's address.
+func serveImages(more []string) (addr string, stop func(), err error) {
 	dir, err := os.MkdirTemp("", "stack-e2e-images-")
 	if err != nil {
 		return "", nil, err
 	}
 	tool := filepath.Join(dir, "images")
-	stop = func() { os.RemoveAll(dir) }
 	defer func() {
 		if err != nil {
-			stop()
+			os.RemoveAll(dir)
 		}
 	}()
-	for _, args := range [][]string{{"go", "build", "-o", tool, "../examples/images"}, {tool, "build", "--source", ".."}} {
+	steps := [][]string{{"go", "build", "-o", tool, "../examples/images"}, {tool, "build", "--source", ".."}}
+	if len(more) > 0 {
+		steps = append(steps, append(slices.Clone(steps[1]), more...))
+	}
+	for _, args := range steps {
 		cmd := exec.Command(args[0], args[1:]...)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return "", nil, fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out)
