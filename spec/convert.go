@@ -751,9 +751,7 @@ func (c *converter) attachments(s *Service, in types.ServiceConfig) {
 		a := Attachment{Pos: c.x.find(at...)}
 		if n := in.Networks[name]; n != nil {
 			a.Aliases, a.InterfaceName, a.Priority, a.GatewayPriority = n.Aliases, n.InterfaceName, n.Priority, n.GatewayPriority
-			if !n.ServiceNameAliasEnabled() {
-				c.ignored(append(at, "use_service_name_alias"), "use_service_name_alias", "a service always resolves by its name")
-			}
+			a.Unnamed = !n.ServiceNameAliasEnabled()
 			for i, alias := range n.Aliases {
 				c.hostName(append(at, "aliases", strconv.Itoa(i)), s.Name, alias)
 			}
@@ -777,7 +775,11 @@ func (c *converter) attachments(s *Service, in types.ServiceConfig) {
 	}
 	if in.MacAddress != "" {
 		mac := c.mac([]string{"services", s.Name, "mac_address"}, s.Name, in.MacAddress)
-		if by := in.NetworksByPriority(); len(by) > 0 {
+		by := in.NetworksByPriority()
+		if s.NetworkMode == "bridge" {
+			by = sortedKeys(s.Networks)
+		}
+		if len(by) > 0 {
 			a := s.Networks[by[0]]
 			a.MAC = first(a.MAC, mac)
 			s.Networks[by[0]] = a

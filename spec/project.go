@@ -327,6 +327,7 @@ type Attachment struct {
 	MAC             string            `json:"mac,omitempty"`
 	InterfaceName   string            `json:"interfaceName,omitempty"`
 	Sysctls         map[string]string `json:"sysctls,omitempty"`   // with IFNAME for the interface's name
+	Unnamed         bool              `json:"unnamed,omitempty"`   // it does not resolve by the service's name
 	LinkLocal       []netip.Addr      `json:"linkLocal,omitempty"` // further addresses
 	Priority        int               `json:"priority,omitempty"`
 	GatewayPriority int               `json:"gatewayPriority,omitempty"`

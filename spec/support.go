@@ -32,6 +32,7 @@ const (
 	notYet     = "not supported yet"
 	noSwarm    = "there is one host, as with docker compose"
 	noWindows  = "it is for Windows containers"
+	aNote      = "a note for people and tools, which config prints"
 	noSwap     = "a machine has no swap"
 	noRealtime = "let the service set its own priorities: cap_add: [SYS_NICE]"
 	noBuilding = "its image must be there already: nothing is built yet" // the planner refuses what is not
@@ -58,7 +59,11 @@ var projectRules = []Rule{
 	{"networks.*.ipam.options", Ignored, "addresses are given by the network itself"},
 	{"volumes", Honoured, ""},
 	{"configs", Honoured, ""},
+	{"configs.*.labels", Given, aNote},
+	{"configs.*.name", Given, aNote},
 	{"secrets", Honoured, ""},
+	{"secrets.*.labels", Given, aNote},
+	{"secrets.*.name", Given, aNote},
 
 	{"services.*.deploy", Honoured, ""},
 	{"services.*.deploy.mode", Ignored, noSwarm},
@@ -83,6 +88,8 @@ var projectRules = []Rule{
 	{"services.*.healthcheck", Honoured, ""},
 	{"services.*.links", Honoured, ""},
 	{"services.*.ports", Honoured, ""},
+	{"services.*.ports.[].app_protocol", Given, aNote},
+	{"services.*.ports.[].mode", Given, "there is one host, so that both are the same"},
 	{"services.*.pre_start", Honoured, ""},
 	{"services.*.post_start", Honoured, ""},
 	{"services.*.pre_stop", Honoured, ""},
@@ -172,6 +179,8 @@ var containerRules = []Rule{
 	{"userns_mode", Ignored, "users are not mapped: the kernel is the service's own"},
 	{"uts", Honoured, ""}, // by value
 	{"volumes", Honoured, ""},
+	{"volumes.[].consistency", Given, "host and machine always see the same files"},
+	{"volumes.[].bind.selinux", Given, "a machine sees files through a process of its user's"},
 	{"volumes.[].bind.recursive", Ignored, "a bind shows what is mounted below it, read-only if it is"},
 	{"volumes.[].volume.labels", Honoured, ""}, // by value
 	{"volumes_from", Honoured, ""},

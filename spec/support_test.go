@@ -23,7 +23,8 @@ uses (` + "`spec.Rules`" + `); what is below an attribute follows it unless it h
 A key that the table does not know is refused. Keys that start with ` + "`x-`" + ` are free, ` + "`x-stack`" + ` is ours, see below.
 
 The tests in the last column fail when the attribute is dropped: ` + "`make soak`" + ` takes each out of the compose files as they are
-loaded, and runs the first; those of ` + "`TestAttributesInside`" + `, which looks into a container, once more all together.
+loaded, and runs the first; those of ` + "`TestAttributesInside`" + `, which looks into a container, once more all together. What
+is below a row is looked at by ` + "`TestEveryLeafShows`" + `, which takes every honoured attribute of the specification out of one file.
 
 | attribute | | why | tests |
 |---|---|---|---|

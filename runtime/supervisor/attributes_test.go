@@ -177,12 +177,22 @@ func shape(t *testing.T, extra string) string {
 		text += "    " + strings.TrimRight(line, "\n") + "\n"
 	}
 	text += "configs: {top: {content: text}}\nsecrets: {token: {file: more.yaml}}\n"
+	out, err := made(t, text, cmp.Or(top, "{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// made is what comes of two compose files.
+func made(t *testing.T, text, top string) (string, error) {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), "shop") // of one name, whatever the test's
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for name, content := range map[string]string{
-		"compose.yaml": text, "top.yaml": cmp.Or(top, "{}"), "more.yaml": "services: {included: {image: 'app:1'}}", "more.env": "FROM_FILE=1\n",
+		"compose.yaml": text, "top.yaml": top, "more.yaml": "services: {included: {image: 'app:1'}}", "more.env": "FROM_FILE=1\nQUOTED=\"q\"\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -191,7 +201,7 @@ func shape(t *testing.T, extra string) string {
 	files := []string{filepath.Join(dir, "compose.yaml"), filepath.Join(dir, "top.yaml")}
 	p, _, err := spec.Load(context.Background(), spec.Options{Files: files, Dir: dir, Environ: []string{}, HashKey: []byte("key")})
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	w := newWorld(t)
 	w.images.add("other:1", w.images.images["app:1"].Config)
@@ -201,9 +211,9 @@ func shape(t *testing.T, extra string) string {
 	}
 	plan, err := planner.Diff(p, st, planner.Options{Now: time.Unix(1e9, 0)})
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	made := []any{plan.String()}
+	all := []any{plan.String()}
 	c := &change{s: w.s, project: p, name: p.Name}
 	for _, step := range plan.Steps {
 		if step.Verb != planner.Create {
@@ -211,17 +221,17 @@ func shape(t *testing.T, extra string) string {
 		}
 		step.Boot = false
 		if err := c.do(t.Context(), step); err != nil {
-			t.Fatal(err)
+			return "", err
 		}
 		switch step.Noun {
 		case planner.NetworkNoun:
-			made = append(made, w.s.network(step.Name).rec)
+			all = append(all, w.s.network(step.Name).rec)
 		case planner.VolumeNoun:
 			v, err := w.volumes.Get(step.Name)
 			if err != nil {
 				t.Fatal(err)
 			}
-			made = append(made, v)
+			all = append(all, v)
 		case planner.ReplicaNoun:
 			rec := w.rec(step.Name)
 			rec.Hash, rec.Aspects = "", nil // they tell any difference
@@ -230,26 +240,28 @@ func shape(t *testing.T, extra string) string {
 			if err != nil {
 				t.Fatal(err)
 			}
-			made = append(made, rec, resolved)
+			all = append(all, rec, resolved)
 			for _, name := range anonymous(rec) {
 				v, err := w.volumes.Get(name)
 				if err != nil {
 					t.Fatal(err)
 				}
 				v.Disk = ""
-				made = append(made, v)
+				all = append(all, v)
 			}
 		}
 	}
-	out, err := json.MarshalIndent(made, "", "  ")
+	out, err := json.MarshalIndent(all, "", "  ")
 	if err != nil {
 		t.Fatal(err)
 	}
 	clean := strings.ReplaceAll(string(out), w.dir, "DIR")
 	clean = strings.ReplaceAll(clean, dir, "PROJECT")
 	clean = strings.ReplaceAll(clean, "02:00:00:00:00:01", "the address asked for")
-	for _, random := range []string{`[0-9a-f]{64}`, `[cv][0-9a-f]{16}`, `"[0-9a-f]{12}"`, `\d{4}-\d\d-\d\dT[^"]*`, `([0-9a-f]{2}:){5}[0-9a-f]{2}`} {
+	for _, random := range []string{`[0-9a-f]{64}`, `[cvs][0-9a-f]{16}`, `"[0-9a-f]{12}"`, `\d{4}-\d\d-\d\dT[^"]*`, `([0-9a-f]{2}:){5}[0-9a-f]{2}`} {
 		clean = regexp.MustCompile(random).ReplaceAllString(clean, "RANDOM")
 	}
-	return clean
+	// Where things stand moves with what is taken out before them.
+	clean = regexp.MustCompile(`"pos": \{[^}]*\},?|\.yaml:\d+`).ReplaceAllString(clean, "")
+	return regexp.MustCompile(` +`).ReplaceAllString(clean, " "), nil
 }

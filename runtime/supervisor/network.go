@@ -383,9 +383,10 @@ func (s *Supervisor) endpoints(p *spec.Project, svc *spec.Service, rec *state.Re
 		}
 		names := []string{rec.Name, rec.ID[:12]}
 		if aliases {
-			names = append([]string{svc.Name}, names...)
 			names = append(names, pl.at.Aliases...)
-			names = append(names, svc.Name+"."+p.Name)
+			if !pl.at.Unnamed {
+				names = append([]string{svc.Name}, append(names, svc.Name+"."+p.Name)...)
+			}
 		}
 		if svc.Hostname != "" {
 			names = append(names, svc.Hostname)

@@ -7,6 +7,8 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/types"
 	"gopkg.in/yaml.v3"
+
+	"github.com/stackvm/stack/spec/spectest"
 )
 
 // dropAttributes takes what DROP_ATTRIBUTES names, with spaces between, out of
@@ -21,32 +23,11 @@ func dropAttributes(files []types.ConfigFile) []types.ConfigFile {
 			continue // for compose-go to say
 		}
 		for _, path := range strings.Fields(os.Getenv("DROP_ATTRIBUTES")) {
-			drop(doc, strings.Split(path, "."))
+			spectest.Drop(doc, strings.Split(path, ".")...)
 		}
 		if text, err := yaml.Marshal(doc); err == nil {
 			out[i].Content = text
 		}
 	}
 	return out
-}
-
-func drop(node any, path []string) {
-	switch n := node.(type) {
-	case map[string]any:
-		if len(path) == 1 {
-			delete(n, path[0])
-			return
-		}
-		for key, v := range n {
-			if path[0] == "*" || path[0] == key {
-				drop(v, path[1:])
-			}
-		}
-	case []any:
-		for _, v := range n {
-			if len(path) > 1 && path[0] == "[]" {
-				drop(v, path[1:])
-			}
-		}
-	}
 }
