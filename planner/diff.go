@@ -839,13 +839,13 @@ func (d *differ) planWait() {
 	}
 	for _, name := range d.order {
 		for _, s := range d.slots[name] {
-			if s.start == nil && s.was.Status != StatusRunning {
+			if s.start == nil && !holds(s.was.Status) {
 				continue // ran already
 			}
 			switch {
 			case completes[name]:
 				d.wait(s, spec.ConditionCompleted, "--wait", false)
-			case s.start == nil && (s.was.Health == "" || s.was.Health == "healthy"):
+			case s.isUp():
 			case d.waits[spec.ConditionHealthy+" "+s.name] != nil:
 				d.waits[spec.ConditionHealthy+" "+s.name].Optional = false
 			default:
@@ -853,6 +853,12 @@ func (d *differ) planWait() {
 			}
 		}
 	}
+}
+
+// isUp tells whether a replica is already what --wait asks for, and stays so. One
+// that its policy is about to restart is not.
+func (s *slot) isUp() bool {
+	return s.start == nil && s.was.Status == StatusRunning && (s.was.Health == "" || s.was.Health == "healthy")
 }
 
 // checkVolumes refuses what two machines would have to write at once.

@@ -116,7 +116,7 @@ func StartAll(observed State, desired *spec.Project, project string, sel Selecti
 	if sel.Wait {
 		for _, service := range order {
 			for _, s := range slots[service] {
-				if s.start != nil || s.was.Health != "" && s.was.Health != "healthy" {
+				if !s.isUp() {
 					b.wait(s, RunningOrHealthy, "--wait", false)
 				}
 			}

@@ -120,6 +120,9 @@ func (m *model) replica(step Step) {
 		case step.Condition == spec.ConditionHealthy || r.Health != "":
 			r.Health = "healthy"
 		}
+		if r.Status == StatusRestarting && step.Condition != spec.ConditionStarted {
+			r.Status = StatusRunning
+		}
 	case Stop:
 		r.Status, r.ExitCode, r.Health = StatusExited, 143, ""
 	case Recreate:
