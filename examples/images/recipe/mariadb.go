@@ -43,5 +43,6 @@ func mariadbFiles(_ *Kitchen, t *rootfs.Tree) error {
 	t.Dir("/etc/mysql/conf.d", executable)
 	t.Symlink("/usr/local/bin/mysqld", "/usr/sbin/mariadbd") // as commands of compose files call it
 	t.File("/usr/local/bin/docker-entrypoint.sh", file("mariadb/docker-entrypoint.sh"), executable)
+	t.File("/usr/local/bin/healthcheck.sh", file("mariadb/healthcheck.sh"), executable)
 	return t.Err()
 }

@@ -28,7 +28,6 @@ var php = &Recipe{
 		"apache2-bin", "libapache2-mod-php8.2", "php8.2-curl", "php8.2-gd", "php8.2-mbstring", "php8.2-mysql", "php8.2-pgsql", "php8.2-sqlite3",
 		"php8.2-xml", "php8.2-zip", "php-redis", "ca-certificates", "curl",
 	},
-	// The images of fonts and the profiling that these bring are not for servers.
 	Assumed:  slices.Concat(maintenance, []string{"php-common", "php8.2-opcache", "php8.2-readline", "sensible-utils"}),
 	OnDemand: true,
 	Config: v1.Config{
@@ -59,6 +58,7 @@ func phpFiles(_ *Kitchen, t *rootfs.Tree) error {
 	t.File("/usr/local/bin/apache2-foreground", file("php/apache2-foreground"), executable)
 	t.File("/usr/local/bin/docker-php-entrypoint", file("php/docker-php-entrypoint"), executable)
 	t.Dir("/var/www/html", rootfs.Attr{Mode: 0o1777, UID: webUID, GID: webUID}) // any user may be told to run it
+	t.Dir("/var/lib/php/sessions", rootfs.Attr{Mode: 0o1733})                   // php-common's
 	// ca-certificates puts its certificates into one file when it is installed.
 	var bundle strings.Builder
 	for _, name := range t.Files("/usr/share/ca-certificates/mozilla") {
@@ -92,6 +92,50 @@ var wordpress = &Recipe{
 		t.Remove("/usr/share/wordpress/.htaccess") // a link to a file that the server of a Debian host reads
 		t.File("/usr/share/wordpress/wp-config.php", file("wordpress/wp-config.php"), plain)
 		t.File("/usr/local/bin/docker-entrypoint.sh", file("wordpress/docker-entrypoint.sh"), executable)
+		return t.Err()
+	}},
+}
+
+// nextcloud stands in for an image whose software is not in Debian: a page that uses the
+// database, the volume and redis as the environment of that image says.
+var nextcloud = &Recipe{
+	Name: "nextcloud", Tags: []string{"library/nextcloud:apache", "library/nextcloud:latest"},
+	About:    "a stand-in: keeps files in the volume, their names in the database, locks in redis",
+	Base:     "php",
+	OnDemand: true,
+	Config: v1.Config{
+		Entrypoint:   []string{"docker-entrypoint.sh"},
+		Cmd:          []string{"apache2-foreground"},
+		ExposedPorts: map[string]struct{}{"80/tcp": {}},
+		Volumes:      map[string]struct{}{"/var/www/html": {}},
+		StopSignal:   "SIGWINCH",
+	},
+	Index: true,
+	Layers: []func(*Kitchen, *rootfs.Tree) error{func(_ *Kitchen, t *rootfs.Tree) error {
+		t.File("/usr/src/nextcloud/index.php", file("nextcloud/index.php"), plain)
+		t.Symlink("/usr/src/nextcloud/status.php", "index.php")
+		t.File("/usr/local/bin/docker-entrypoint.sh", file("nextcloud/docker-entrypoint.sh"), executable)
+		return t.Err()
+	}},
+}
+
+// pgadmin stands in for another: Debian has not got pgadmin, but adminer, which does the same.
+var pgadmin = &Recipe{
+	Name: "pgadmin", Tags: []string{"dpage/pgadmin4:latest"},
+	About:    "a stand-in: adminer of Debian on pgadmin's port, wanting its variables",
+	Base:     "php",
+	Packages: []string{"adminer"},
+	Assumed:  slices.Concat(maintenance, []string{"libapache2-mod-php", "php", "php-mysql", "php-pgsql", "php-sqlite3"}),
+	OnDemand: true,
+	Config: v1.Config{
+		Entrypoint:   []string{"/entrypoint.sh"},
+		ExposedPorts: map[string]struct{}{"80/tcp": {}, "443/tcp": {}},
+		Volumes:      map[string]struct{}{"/var/lib/pgadmin": {}},
+	},
+	Index: true,
+	Layers: []func(*Kitchen, *rootfs.Tree) error{unpack, func(_ *Kitchen, t *rootfs.Tree) error {
+		t.File("/var/www/html/index.php", "<?php include '/etc/adminer/conf.php';\n", plain)
+		t.File("/entrypoint.sh", file("pgadmin/entrypoint.sh"), executable)
 		return t.Err()
 	}},
 }

@@ -49,7 +49,7 @@ type Program struct {
 // recipes in the order in which list shows them; a base comes before what stands on it.
 var recipes = []*Recipe{
 	debian, busybox, alpine, nginx, redis, postgres, mariadb, memcached, tool, layers, threeTierApp,
-	php, wordpress, python, node, prometheus, alertmanager, nodeExporter, grafana, tinyTools, votingVote, votingWorker, votingResult, fabricCA, bench,
+	php, wordpress, nextcloud, pgadmin, python, node, prometheus, alertmanager, nodeExporter, grafana, tinyTools, votingVote, votingWorker, votingResult, fabricCA, bench,
 }
 
 // Names returns the names of all recipes.
