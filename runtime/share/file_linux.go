@@ -482,8 +482,13 @@ const maxEntries = 4 << 20
 
 func (f *file) readEntriesLocked() error {
 	f.entries = []p9.Dirent{}
+	add := func(name string, mode uint32, path uint64) {
+		f.entries = append(f.entries, p9.Dirent{
+			QID: p9.QID{Type: p9.FileMode(mode).QIDType(), Path: path}, Type: direntType(mode), Name: name, Offset: uint64(len(f.entries) + 1),
+		})
+	}
 	if f.virtual() {
-		f.entries = append(f.entries, p9.Dirent{QID: p9.QID{Path: 1}, Offset: 1, Name: FileName})
+		add(FileName, unix.S_IFREG, 1)
 		return nil
 	}
 	if f.open == nil {
@@ -492,10 +497,16 @@ func (f *file) readEntriesLocked() error {
 	if _, err := f.open.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	add := func(name string, kind p9.QIDType, ino uint64) {
-		f.entries = append(f.entries, p9.Dirent{
-			QID: p9.QID{Type: kind, Path: ino}, Type: kind, Name: name, Offset: uint64(len(f.entries) + 1),
-		})
+	for _, name := range []string{".", ".."} {
+		of := name
+		if f.node == f.tree.top {
+			of = "." // what is above is not shared
+		}
+		var st unix.Stat_t
+		if err := statAt(f.open, of, &st); err != nil {
+			return err
+		}
+		add(name, st.Mode, f.tree.qidPath(&st))
 	}
 	for {
 		list, err := f.open.ReadDir(1024)
@@ -504,7 +515,7 @@ func (f *file) readEntriesLocked() error {
 			if statAt(f.open, e.Name(), &st) != nil {
 				continue // removed meanwhile
 			}
-			add(e.Name(), p9.FileMode(st.Mode).QIDType(), f.tree.qidPath(&st))
+			add(e.Name(), st.Mode, f.tree.qidPath(&st))
 		}
 		if len(f.entries) > maxEntries {
 			return unix.EFBIG
@@ -517,6 +528,11 @@ func (f *file) readEntriesLocked() error {
 		}
 	}
 }
+
+// direntType is the type that a directory entry has in Linux's dialect of 9P: that
+// of readdir(3), which the kernel hands on, and not that of a QID, which the
+// protocol library's field is made for.
+func direntType(mode uint32) p9.QIDType { return p9.QIDType(mode & unix.S_IFMT >> 12) }
 
 // statAt is fstatat(2) of an entry of an open directory.
 func statAt(dir *os.File, name string, st *unix.Stat_t) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -127,23 +128,68 @@ func walk(t *testing.T, f p9.File, names ...string) p9.File {
 
 func names(t *testing.T, dir p9.File) []string {
 	t.Helper()
+	var all []string
+	for _, e := range entries(t, dir) {
+		if e.Name != "." && e.Name != ".." {
+			all = append(all, e.Name)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+func entries(t *testing.T, dir p9.File) []p9.Dirent {
+	t.Helper()
 	d := walk(t, dir)
 	if _, _, err := d.Open(p9.ReadOnly); err != nil {
 		t.Fatal(err)
 	}
-	var all []string
+	var all []p9.Dirent
 	for offset := uint64(0); ; {
 		list, err := d.Readdir(offset, 1000)
 		if errors.Is(err, io.EOF) || err == nil && len(list) == 0 {
-			slices.Sort(all)
 			return all
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, e := range list {
-			all = append(all, e.Name)
-			offset = e.Offset
+		all = append(all, list...)
+		offset = list[len(list)-1].Offset
+	}
+}
+
+// TestDirectoryEntries: programs that walk a tree go by the type of an entry alone.
+func TestDirectoryEntries(t *testing.T) {
+	dir := t.TempDir()
+	os.WriteFile(filepath.Join(dir, "file"), nil, 0o640)
+	os.Mkdir(filepath.Join(dir, "sub"), 0o755)
+	os.Symlink("file", filepath.Join(dir, "link"))
+	unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600)
+	root := serve(t, Share{Name: "s", Path: dir}).mount("s")
+	ino := func(path string) uint64 {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Ino
+	}
+	for _, tt := range []struct {
+		dir  []string
+		want map[string]p9.QIDType
+		up   string // what is above it, for containers
+	}{
+		{nil, map[string]p9.QIDType{".": unix.DT_DIR, "..": unix.DT_DIR, "file": unix.DT_REG, "sub": unix.DT_DIR, "link": unix.DT_LNK, "fifo": unix.DT_FIFO}, dir},
+		{[]string{"sub"}, map[string]p9.QIDType{".": unix.DT_DIR, "..": unix.DT_DIR}, dir},
+	} {
+		got := map[string]p9.QIDType{}
+		for _, e := range entries(t, walk(t, root, tt.dir...)) {
+			got[e.Name] = e.Type
+			if e.Name == ".." && e.QID.Path != ino(tt.up) {
+				t.Errorf("%v/.. has inode %d, want %d", tt.dir, e.QID.Path, ino(tt.up))
+			}
+		}
+		if !maps.Equal(got, tt.want) {
+			t.Errorf("%v: entries %v, want %v", tt.dir, got, tt.want)
 		}
 	}
 }
