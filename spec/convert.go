@@ -743,8 +743,8 @@ func (c *converter) attachments(s *Service, in types.ServiceConfig) {
 	if len(in.Networks) > 0 {
 		s.Networks = map[string]Attachment{}
 	}
-	if s.NetworkMode == "bridge" {
-		c.bridge(s)
+	if s.NetworkMode == "bridge" || s.NetworkMode == "host" {
+		c.modeNetwork(s)
 	}
 	for _, name := range sortedKeys(in.Networks) {
 		at := []string{"services", s.Name, "networks", name}
@@ -812,14 +812,14 @@ func (c *converter) endpointOptions(at []string, service string, options map[str
 
 var interfaceSysctl = regexp.MustCompile(`^net\.(ipv4|ipv6|mpls)\.(conf|neigh)\.IFNAME\.[a-z0-9_]+$`)
 
-// bridge puts a service on the network that stands for docker's default bridge:
-// one for the project, so that projects stay apart.
-func (c *converter) bridge(s *Service) {
-	const key = "bridge"
+// modeNetwork puts a service on the network that stands for docker's default
+// bridge, or for the host: one for the project, so that projects stay apart.
+func (c *converter) modeNetwork(s *Service) {
+	key := s.NetworkMode
 	at := c.x.find("services", s.Name, "network_mode")
 	if _, ok := c.src.Networks[key]; ok {
 		c.faults = append(c.faults, &Error{
-			Pos: at, Err: fmt.Errorf("service %q: network_mode: bridge, and the project has a network of that name", s.Name), Hint: "rename that network",
+			Pos: at, Err: fmt.Errorf("service %q: network_mode: %s, and the project has a network of that name", s.Name, key), Hint: "rename that network",
 		})
 		return
 	}

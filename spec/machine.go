@@ -219,12 +219,31 @@ func (c *converter) namespace(at []string, s *Service, value *string) {
 	switch v := *value; {
 	case v == "" || v == "private" || v == "none" && key != "pid" || v == "shareable" && key == "ipc" || v == "bridge" && key == "network_mode":
 	case v == "host" && key == "network_mode":
-		c.fault(at, "publish its ports instead; host.docker.internal leads to the host's loopback", "service %q: network_mode: host is not supported: a machine has no interface of the host's", s.Name)
+		c.hostNetwork(at, s)
 	case v == "host":
 		c.ignored(at, key+": host", "the service's host is its machine, where nothing else runs")
 		*value = ""
 	default:
 		c.fault(at, "", "service %q: %s: %q is not supported", s.Name, key, v)
+	}
+}
+
+// hostNetwork says how a machine's network that stands for the host's differs, and
+// refuses what docker refuses beside it.
+func (c *converter) hostNetwork(at []string, s *Service) {
+	c.warn(Warning{Pos: c.x.find(at...), Key: strings.Join(at, "."), Text: "network_mode: host is a network of the machine's own: " +
+		"what the service listens on is opened on the host, whose own loopback it reaches as host.docker.internal; the host's interfaces are not to be seen"})
+	in := c.src.Services[s.Name]
+	if len(in.Ports) > 0 {
+		ports := []string{"services", s.Name, "ports"}
+		c.warn(Warning{Pos: c.x.find(ports...), Key: strings.Join(ports, "."), Text: "Published ports are discarded when using host network mode"})
+		s.Ports = nil
+	}
+	if len(in.Links) > 0 {
+		c.fault([]string{"services", s.Name, "links"}, "", "service %q: conflicting options: host type networking can't be used with links", s.Name)
+	}
+	if in.MacAddress != "" {
+		c.fault([]string{"services", s.Name, "mac_address"}, "", "service %q: conflicting options: mac-address and the network mode", s.Name)
 	}
 }
 

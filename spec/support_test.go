@@ -65,7 +65,7 @@ Some attributes are honoured for some values only; the others are errors at thei
 
 | attribute | values |
 |---|---|
-| ` + "`services.*.network_mode`" + ` | ` + "`none`; `bridge`, a network of the project (docker's is one for all); `service:`, `container:`, in its machine; not `host`" + ` |
+| ` + "`services.*.network_mode`" + ` | ` + "`none`; `bridge`, a network of the project (docker's is one for all); `host`, see below; `service:`, `container:`, in its machine" + ` |
 | ` + "`services.*.ipc`, `services.*.pid`" + ` | ` + "`private`, `ipc: none`, `ipc: shareable`; `service:`, `container:`, in its machine; `host`" + ` is ignored with a warning: the host is the machine |
 | ` + "`services.*.devices`" + ` | devices that a machine has of its own: ` + "%s" + ` |
 | ` + "`services.*.volumes`" + ` | bind, volume, tmpfs, image; not a ` + "`docker.sock`" + ` |
@@ -86,6 +86,24 @@ Some attributes are honoured for some values only; the others are errors at thei
 | ` + "`configs.*`, `secrets.*`" + ` | ` + "`file`, `environment`, `content`; not `external`" + ` |
 
 An external link's container need not be there before the service; its name is looked up when the alias is.
+
+## The host's network
+
+A service with ` + "`" + `network_mode: host` + "`" + ` has a machine of its own like every other, on a network of its own where nothing resolves but the
+outside: as with docker it knows no service by name, nor is it known by one. What its container listens on is opened on the host as it
+begins to listen, and closed as it ends, TCP and UDP:
+
+| listened on inside | open on the host |
+|---|---|
+| every address, or one of the machine's own | every address |
+| a loopback address | the same loopback address; the service sees its clients come from its own loopback |
+| UDP, any free port | nothing: that is a client, as of name servers |
+
+The loopback inside is the machine's own: the host's, with what other services publish there, is ` + "`" + `host.docker.internal` + "`" + `. The host's interfaces,
+routes and multicast are not there. A port that the host has no room for (another program's, another container's, below 1024 without the
+right) stays closed: the service runs on, and ` + "`" + `stack ps` + "`" + `, ` + "`" + `stack events` + "`" + ` and the next ` + "`" + `up` + "`" + ` say which and who has it. Of one container 256 ports
+are open at most, the lowest. ` + "`" + `ports` + "`" + ` beside it are discarded with docker's warning, and ` + "`" + `ps` + "`" + ` and ` + "`" + `port` + "`" + ` list none; ` + "`" + `hostname` + "`" + ` is the host's
+unless the service sets one; ` + "`" + `dns` + "`" + `, ` + "`" + `dns_search` + "`" + ` and ` + "`" + `extra_hosts` + "`" + ` are honoured; ` + "`" + `links` + "`" + ` and ` + "`" + `mac_address` + "`" + ` are refused, as docker does.
 
 ## One machine for several services
 

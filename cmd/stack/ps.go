@@ -240,8 +240,8 @@ func statusText(r *state.Replica, now time.Time) string {
 	case planner.StatusDead:
 		s = "Dead"
 	}
-	if r.Notice != "" {
-		s += " (" + r.Notice + ")"
+	if notices := r.Notices(); notices != "" {
+		s += " (" + notices + ")"
 	}
 	return s
 }

@@ -3,6 +3,7 @@
 package agent_test
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"sync/atomic"
@@ -129,4 +130,67 @@ func TestNetwork(t *testing.T) {
 		t.Error("a network's resolver was asked to recurse although the user has servers")
 	}
 	lookup("example.test", "192.0.2.1")
+}
+
+// What a container listens on is told as it comes and goes: who is a client only
+// is not, and a loopback's port has one that leads there.
+func TestPorts(t *testing.T) {
+	m := boottest.Boot(t, boottest.Options{Disks: []boottest.Disk{
+		{Serial: "img", Path: boottest.Image(t, nil), ReadOnly: true},
+	}})
+	m.Peers(boottest.Peer{VLAN: 10, Addr: netip.MustParseAddr("10.1.0.1")})
+	events := m.Events()
+	c := shell(idA, "trap exit TERM; while :; do sleep 1000 & wait; done")
+	c.Root.Scratch, c.TellPorts = "", true
+	c.Interfaces = []wire.Interface{{VLAN: 10, MAC: "02:00:00:00:01:02", Addrs: []string{"10.1.0.2/24"}, Gateways: []string{"10.1.0.1"}, Resolver: "10.1.0.1"}}
+	m.Call(wire.OpCreate, c, nil)
+	m.Call(wire.OpStart, wire.ContainerRef{ID: idA}, nil)
+	relay := uint16(0)
+	told := func(want string) {
+		t.Helper()
+		var last []string
+		m.Await(events, func(e wire.Event) bool {
+			if e.Kind != wire.EventPorts || e.Container != idA {
+				return false
+			}
+			last = nil
+			for _, p := range e.Ports {
+				if (p.Relay != 0) != p.Addr.IsLoopback() {
+					t.Errorf("%v", p)
+				}
+				relay = max(relay, p.Relay)
+				last = append(last, p.Protocol+"/"+netip.AddrPortFrom(p.Addr, p.Port).String())
+			}
+			return strings.Join(last, " ") == want
+		})
+	}
+	m.Sh(idA, "httpd -f -p 8080 & echo $! >/tmp/every")
+	told("tcp/0.0.0.0:8080 tcp/[::]:8080")
+	m.Sh(idA, "httpd -f -p 127.0.0.1:8081 & echo $! >/tmp/loopback")
+	told("tcp/0.0.0.0:8080 tcp/[::]:8080 tcp/127.0.0.1:8081")
+	// A look-up binds no port by its number; the next change would show it.
+	_, _ = m.Exec(wire.Exec{ID: idA, Args: []string{"nslookup", "nobody"}})
+	m.Sh(idA, "httpd -f -p 10.1.0.2:9000 &")
+	told("tcp/0.0.0.0:8080 tcp/[::]:8080 tcp/127.0.0.1:8081 tcp/0.0.0.0:9000")
+	m.Sh(idA, "kill $(cat /tmp/every)")
+	told("tcp/127.0.0.1:8081 tcp/0.0.0.0:9000")
+	// Nobody but the gateway gets to a loopback by its relay.
+	get := func(at string) string {
+		t.Helper()
+		return m.Sh(idA, `printf 'GET / HTTP/1.0\r\n\r\n' | nc `+at+"; true")
+	}
+	if out := get(fmt.Sprintf("10.1.0.2 %d", relay)); out != "" {
+		t.Errorf("the relay says %q", out)
+	}
+	if out := get("127.0.0.1 8081"); !strings.Contains(out, "404") {
+		t.Errorf("the loopback says %q", out)
+	}
+	again := m.Events() // as of a supervisor that came later
+	snapshot := m.Await(again, func(e wire.Event) bool { return e.Kind == wire.EventPorts })
+	if len(snapshot.Ports) != 2 {
+		t.Errorf("the present state has %v", snapshot.Ports)
+	}
+	m.Call(wire.OpStop, wire.Stop{ID: idA, Grace: boottest.Patience}, nil)
+	told("")
+	m.Call(wire.OpRemove, wire.ContainerRef{ID: idA}, nil)
 }

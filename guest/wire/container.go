@@ -1,6 +1,9 @@
 package wire
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // Hello is the host's first request on a session. It is also what wakes a
 // machine: the clock and entropy in it are applied before the reply.
@@ -47,6 +50,8 @@ type Container struct {
 	JoinNetwork string      `json:"joinNetwork,omitempty"` // id of the container whose network namespace is shared
 	JoinIPC     string      `json:"joinIpc,omitempty"`
 	JoinPID     string      `json:"joinPid,omitempty"`
+	// TellPorts has EventPorts follow what listens in its network namespace.
+	TellPorts bool `json:"tellPorts,omitempty"`
 
 	Mounts []Mount `json:"mounts,omitempty"`
 	Files  []File  `json:"files,omitempty"` // configs and secrets
@@ -363,6 +368,7 @@ const (
 	EventState  EventKind = "state"  // a container changed state
 	EventHealth EventKind = "health" // a probe's verdict changed, or failed
 	EventOOM    EventKind = "oom"    // the kernel killed for memory in a container's cgroup
+	EventPorts  EventKind = "ports"  // other ports are listened on (Container.TellPorts)
 	EventReady  EventKind = "ready"  // the snapshot is complete
 )
 
@@ -377,6 +383,23 @@ type Event struct {
 	Health        Health      `json:"health,omitempty"`
 	Output        string      `json:"output,omitempty"` // of the probe, at most 4096 bytes
 	FailingStreak int         `json:"failingStreak,omitempty"`
+
+	Ports     []ListeningPort `json:"ports,omitempty"`     // with EventPorts: all there are, in an order of their own
+	PortsLeft int             `json:"portsLeft,omitempty"` // how many more there are than MaxListening
+}
+
+// MaxListening is how many ports of a container are told of: of more, the lowest.
+const MaxListening = 256
+
+// ListeningPort is one that a container takes connections or datagrams at.
+type ListeningPort struct {
+	Protocol string     `json:"protocol"` // tcp or udp
+	Addr     netip.Addr `json:"addr"`     // of the loopback, or unspecified for every other
+	Port     uint16     `json:"port"`
+	// Relay is where the agent takes for it what the gateway sends to the
+	// container's first IPv4 address: nothing but that reaches a loopback. 0: the
+	// port itself is reached there.
+	Relay uint16 `json:"relay,omitempty"`
 }
 
 // State is a container's, as the agent knows it.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"net/netip"
 	"reflect"
 	"testing"
 )
@@ -14,6 +15,7 @@ func FuzzReadMessage(f *testing.F) {
 		Request{Op: OpHello, Body: json.RawMessage(`{"protocol":1}`)},
 		Reply{Error: &Error{Code: CodeNotFound, Message: "no"}},
 		Event{Kind: EventState, Container: "x", Exit: &ExitStatus{Code: 137, OOM: true}},
+		Event{Kind: EventPorts, Container: "x", Ports: []ListeningPort{{Protocol: "udp", Addr: netip.MustParseAddr("127.0.0.1"), Port: 53, Relay: 40000}}},
 		Farewell{Containers: map[string]ExitStatus{"x": {Code: 1}}},
 		Container{ID: "x", Args: []string{"sh"}, Health: &Healthcheck{Test: []string{"true"}}},
 	} {

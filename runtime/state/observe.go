@@ -82,7 +82,7 @@ func (s *Store) settle(r *Replica, alive func(*Machine) bool) {
 	if m, err := s.Machine(r.Machine); err == nil && alive(m) {
 		return
 	}
-	r.Status, r.ExitCode, r.Health, r.Published = planner.StatusExited, LostExitCode, nil, nil
+	r.Status, r.ExitCode, r.Health, r.Published, r.HostPorts, r.Unopened = planner.StatusExited, LostExitCode, nil, nil, nil, ""
 	if r.Error == "" {
 		r.Error = LostError
 	}

@@ -96,14 +96,18 @@ type Replica struct {
 	Published    []Published       `json:"published,omitempty"` // as listened on
 	Exposed      []string          `json:"exposed,omitempty"`   // 80/tcp …, of the service and its image
 
+	// HostPorts are open on the host for a replica with the host's network.
+	HostPorts []wire.ListeningPort `json:"hostPorts,omitempty"`
+
 	Status   planner.Status `json:"status"`
 	Started  time.Time      `json:"started,omitzero"`
 	Finished time.Time      `json:"finished,omitzero"`
 	ExitCode int            `json:"exitCode,omitempty"`
 	OOM      bool           `json:"oom,omitempty"`
-	Error    string         `json:"error,omitempty"`   // why it could not run, or the crash's last kernel lines
-	Notice   string         `json:"notice,omitempty"`  // what holds it up now: host disk full …
-	Stopped  bool           `json:"stopped,omitempty"` // a user stopped it: no policy restarts it
+	Error    string         `json:"error,omitempty"`    // why it could not run, or the crash's last kernel lines
+	Notice   string         `json:"notice,omitempty"`   // what holds it up now: host disk full …
+	Unopened string         `json:"unopened,omitempty"` // why some of its ports are not open on the host
+	Stopped  bool           `json:"stopped,omitempty"`  // a user stopped it: no policy restarts it
 	Restarts int            `json:"restarts,omitempty"`
 	Health   *Health        `json:"health,omitempty"`
 }
@@ -139,6 +143,14 @@ func (r *Replica) MachineMounts() []MountUse { return slices.Concat(r.Mounts, r.
 // Uses tells whether a replica or one of its hooks mounts a volume, running or not.
 func (r *Replica) Uses(volume string) bool {
 	return slices.ContainsFunc(r.MachineMounts(), func(m MountUse) bool { return m.Type == spec.MountVolume && m.Volume == volume })
+}
+
+// Notices is what a user should know of the replica now, "" if nothing.
+func (r *Replica) Notices() string {
+	if r.Notice != "" && r.Unopened != "" {
+		return r.Notice + "; " + r.Unopened
+	}
+	return r.Notice + r.Unopened
 }
 
 // Endpoint is a replica's place on a network, its addresses leased.

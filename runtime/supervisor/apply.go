@@ -250,8 +250,8 @@ func (c *change) tellNotices() {
 	notices := map[string]string{}
 	c.s.mu.Lock()
 	for _, r := range c.s.replicas {
-		if r.rec.Project == c.name && r.rec.Notice != "" {
-			notices[r.rec.Name] = r.rec.Notice
+		if r.rec.Project == c.name && r.rec.Notices() != "" {
+			notices[r.rec.Name] = r.rec.Notices()
 		}
 	}
 	c.s.mu.Unlock()
@@ -711,7 +711,7 @@ func (c *change) wait(ctx context.Context, step planner.Step, r *replica) error 
 	for {
 		paused, cancel := context.WithCancel(ctx)
 		err := s.await(paused, r, func() (bool, error) {
-			if notice = r.rec.Notice; notice != told && notice != "" {
+			if notice = r.rec.Notices(); notice != told && notice != "" {
 				cancel() // to say so without the lock
 			}
 			return c.settled(step, r)

@@ -193,7 +193,8 @@ func (s *Supervisor) containerOf(p *spec.Project, svc *spec.Service, img *image.
 			CPUPeriod: r.CPUPeriod, IO: wire.IORates(r.IO),
 		},
 		DeviceRules: svc.DeviceRules, Umask: svc.Umask, HostCgroup: svc.Cgroup == "host",
-		Log: rec.Logging.Driver != "none",
+		TellPorts: svc.NetworkMode == hostNetwork,
+		Log:       rec.Logging.Driver != "none",
 	}
 	if rec.Logging.NonBlocking {
 		c.LogBuffer = cmp.Or(rec.Logging.BufferBytes, defaultLogBuffer)
@@ -435,7 +436,7 @@ func (s *Supervisor) newRecord(p *spec.Project, svc *spec.Service, img *image.Im
 		NetworkMode: svc.NetworkMode, Status: "created",
 	}
 	rec.Hostname = cmp.Or(svc.Hostname, rec.ID[:12])
-	if svc.UTS == "host" {
+	if svc.UTS == "host" || svc.Hostname == "" && svc.NetworkMode == hostNetwork { // as docker
 		if name, err := os.Hostname(); err == nil {
 			rec.Hostname = name
 		}

@@ -636,6 +636,8 @@ func (s *Supervisor) event(h *hosted, e wire.Event) {
 	case wire.EventOOM:
 		s.update(r, func(rec *state.Replica) { rec.OOM = true })
 		s.emit(replicaEvent(s.snapshot(r), "oom", nil))
+	case wire.EventPorts:
+		s.listens(r, e)
 	}
 }
 
@@ -1140,7 +1142,7 @@ func (s *Supervisor) afterAdoption() {
 			s.mu.Lock()
 			r.rec.Status, r.rec.ExitCode, r.rec.Finished, r.rec.Health = planner.StatusExited, state.LostExitCode, time.Now(), nil
 			r.rec.Error = state.LostError
-			r.rec.Machine, r.rec.Notice, r.rec.Published = "", "", nil
+			r.rec.Machine, r.rec.Notice, r.rec.Published, r.rec.HostPorts, r.rec.Unopened = "", "", nil, nil, ""
 			restart := wantsRestart(&r.rec)
 			s.mu.Unlock()
 			s.persist(r)

@@ -391,6 +391,9 @@ func (s *Supervisor) endpoints(p *spec.Project, svc *spec.Service, rec *state.Re
 		if svc.Hostname != "" {
 			names = append(names, svc.Hostname)
 		}
+		if svc.NetworkMode == hostNetwork {
+			names = nil // nor has it any on the host's own
+		}
 		out = append(out, state.Endpoint{
 			Network: pl.net.rec.Name, NetworkID: pl.net.rec.ID, MAC: mac, Addrs: addrs,
 			Aliases: names, Interface: pl.at.InterfaceName, Gateway: i == gateway, HostDeny: svc.Extension.Host == "deny",
@@ -485,6 +488,7 @@ func (s *Supervisor) plugReplica(h *hosted, r *replica) error {
 		return err
 	}
 	s.offer(r)
+	s.openPorts(r)
 	return nil
 }
 
@@ -512,6 +516,10 @@ func (s *Supervisor) attachReplica(h *hosted, rec *state.Replica) error {
 // unplugReplica takes both back.
 func (s *Supervisor) unplugReplica(h *hosted, r *replica) {
 	s.withdraw(r)
+	s.mu.Lock()
+	r.listening = nil
+	s.mu.Unlock()
+	s.openPorts(r)
 	s.unpublish(r)
 	rec := s.snapshot(r)
 	for _, e := range rec.Endpoints {
@@ -617,40 +625,50 @@ func (s *Supervisor) publishAt(r *replica, rec *state.Replica, to state.Endpoint
 			}
 		}
 		pub := network.Publish{Network: to.NetworkID, Proto: p.Protocol, Target: netip.AddrPortFrom(target, p.Target), Masquerade: masquerade}
-		kept := s.take(publishID(rec.ID, k))
-		var f *os.File
-		if p.Protocol == "udp" {
-			pub.Packet, f, err = listenUDP(kept, k.addr)
-		} else {
-			pub.Listener, f, err = listenTCP(kept, k.addr)
-		}
-		if err != nil {
+		if pub.ID, k.addr, err = s.publishSocket(r, rec.ID, k, pub); err != nil {
 			return nil, s.portError(p, k.addr, err)
 		}
-		if pub.Packet != nil {
-			k.addr = addrOf(pub.Packet.LocalAddr(), ip)
-		} else {
-			k.addr = addrOf(pub.Listener.Addr(), ip)
-		}
 		port = k.addr.Port() // the same on the next address
-		pub.ID = publishID(rec.ID, k)
-		if kept == nil {
-			err = s.opt.Keeper.Put(map[string]*os.File{pub.ID: f})
-		}
-		f.Close()
-		if err == nil {
-			err = s.opt.Fabric.Publish(pub)
-		}
-		if err != nil {
-			return nil, err
-		}
-		s.mu.Lock()
-		r.ports = append(r.ports, pub.ID)
-		s.mu.Unlock()
 		done = append(done, pub.ID)
 		out = append(out, state.Published{HostIP: ip.String(), HostPort: port, Target: p.Target, Protocol: p.Protocol})
 	}
 	return out, nil
+}
+
+// publishSocket listens at a socket's place, any port if it names none, unless an earlier
+// supervisor did, and leads what comes as pub says. It returns the id of that and
+// the place.
+func (s *Supervisor) publishSocket(r *replica, owner string, k socket, pub network.Publish) (id string, at netip.AddrPort, err error) {
+	kept := s.take(publishID(owner, k))
+	var f *os.File
+	if k.proto == "udp" {
+		pub.Packet, f, err = listenUDP(kept, k.addr)
+	} else {
+		pub.Listener, f, err = listenTCP(kept, k.addr)
+	}
+	if err != nil {
+		return "", k.addr, err
+	}
+	if pub.Packet != nil {
+		k.addr = addrOf(pub.Packet.LocalAddr(), k.addr.Addr())
+	} else {
+		k.addr = addrOf(pub.Listener.Addr(), k.addr.Addr())
+	}
+	pub.ID = publishID(owner, k)
+	if kept == nil {
+		err = s.opt.Keeper.Put(map[string]*os.File{pub.ID: f})
+	}
+	f.Close()
+	if err == nil {
+		err = s.opt.Fabric.Publish(pub)
+	}
+	if err != nil {
+		return "", k.addr, err
+	}
+	s.mu.Lock()
+	r.ports = append(r.ports, pub.ID)
+	s.mu.Unlock()
+	return pub.ID, k.addr, nil
 }
 
 // targetFor is the address that connections to a host address of that family

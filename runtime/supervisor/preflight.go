@@ -163,6 +163,12 @@ func (s *Supervisor) heldPorts(leaving map[string]bool) map[socket]string {
 			}
 			held[socket{p.Protocol, netip.AddrPortFrom(ip, p.HostPort)}] = name
 		}
+		for _, p := range r.rec.HostPorts {
+			held[placeOf(p)] = ""
+			if !leaving[r.rec.ID] {
+				held[placeOf(p)] = r.rec.Name
+			}
+		}
 	}
 	return held
 }

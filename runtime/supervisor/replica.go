@@ -22,6 +22,7 @@ type replica struct {
 	op   opLock     // one start, stop or removal at a time
 	ends sync.Mutex // one end of a run at a time; taken before save
 	save sync.Mutex // one write of the record at a time
+	open sync.Mutex // one change of what is open on the host for it at a time; taken before save
 	log  *logs.Writer
 
 	// Guarded by Supervisor.mu.
@@ -37,7 +38,12 @@ type replica struct {
 	dirty   bool     // the record has changed since it was last written
 	ports   []string // ids of what is published for it
 	plugged bool     // its container has its place on the networks
-	run     int      // counts its starts
+	// listening is what its container listens on, of one with the host's network;
+	// openDue is set while somebody is about to open and close ports for it.
+	listening []wire.ListeningPort
+	unlisted  int // how many more there are
+	openDue   bool
+	run       int // counts its starts
 	// starting is set while the machine is asked to start it: how it ends before
 	// the answer is kept in early.
 	starting bool
@@ -97,6 +103,7 @@ func (s *Supervisor) loadReplicas(records []*state.Replica) {
 			r.run, r.lastRun = 1, rec.Started
 		}
 		r.drained = rec.Machine == ""
+		r.listening = rec.HostPorts // until its agent tells
 		s.replicas[rec.ID] = r
 		if rec.Phase == state.Made {
 			if err := s.openLog(r); err != nil {
@@ -197,6 +204,7 @@ func clone(rec *state.Replica) *state.Replica {
 	c := *rec
 	c.Endpoints = slices.Clone(rec.Endpoints)
 	c.Published = slices.Clone(rec.Published)
+	c.HostPorts = slices.Clone(rec.HostPorts)
 	if rec.Health != nil {
 		h := *rec.Health
 		c.Health = &h

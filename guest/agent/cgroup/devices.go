@@ -3,12 +3,9 @@
 package cgroup
 
 import (
-	"encoding/binary"
 	"fmt"
-	"runtime"
 	"strconv"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -73,19 +70,13 @@ func (g *Group) SetDevices(rules []DeviceRule, fallback bool) error {
 	if err != nil {
 		return err
 	}
-	dir, err := unix.Open(g.Dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(dir)
-	fd, err := loadProgram(program)
+	fd, err := loadProgram(unix.BPF_PROG_TYPE_CGROUP_DEVICE, 0, program)
 	if err != nil {
 		return fmt.Errorf("loading the device program: %w", err)
 	}
 	defer unix.Close(fd) // the group holds it once attached
-	attach := struct{ target, program, kind, flags uint32 }{uint32(dir), uint32(fd), unix.BPF_CGROUP_DEVICE, unix.BPF_F_ALLOW_MULTI}
-	if _, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_ATTACH, uintptr(unsafe.Pointer(&attach)), unsafe.Sizeof(attach)); errno != 0 {
-		return fmt.Errorf("attaching the device program: %w", errno)
+	if err := attachProgram(g.Dir, fd, unix.BPF_CGROUP_DEVICE); err != nil {
+		return fmt.Errorf("attaching the device program: %w", err)
 	}
 	return nil
 }
@@ -97,22 +88,12 @@ const (
 
 // deviceProgram writes the rules as eBPF, 8 bytes an instruction.
 func deviceProgram(rules []DeviceRule, fallback bool) ([]byte, error) {
-	var p []byte
-	// op, destination, source, jump, immediate
-	emit := func(op, dst, src byte, jump int16, imm int32) {
-		p = append(p, op, dst|src<<4)
-		p = binary.NativeEndian.AppendUint16(p, uint16(jump))
-		p = binary.NativeEndian.AppendUint32(p, uint32(imm))
-	}
+	var p program
+	emit := p.emit
 	const (
-		loadWord  = unix.BPF_LDX | unix.BPF_MEM | unix.BPF_W
 		and       = unix.BPF_ALU | unix.BPF_AND | unix.BPF_K
 		shift     = unix.BPF_ALU | unix.BPF_RSH | unix.BPF_K
-		moveReg   = unix.BPF_ALU | unix.BPF_MOV | unix.BPF_X
-		moveImm   = unix.BPF_ALU | unix.BPF_MOV | unix.BPF_K
-		unequal   = unix.BPF_JMP | unix.BPF_JNE | unix.BPF_K
 		unequalRx = unix.BPF_JMP | unix.BPF_JNE | unix.BPF_X
-		exit      = unix.BPF_JMP | unix.BPF_EXIT
 	)
 	finish := func(allow bool) {
 		verdict := int32(0)
@@ -173,45 +154,9 @@ func deviceProgram(rules []DeviceRule, fallback bool) ([]byte, error) {
 		}
 		finish(r.Allow)
 		for _, at := range skips {
-			binary.NativeEndian.PutUint16(p[at+2:], uint16((len(p)-at)/8-1))
+			p.land(at)
 		}
 	}
 	finish(fallback)
 	return p, nil
-}
-
-func loadProgram(p []byte) (int, error) {
-	license := []byte("Apache-2.0\x00")
-	attr := struct {
-		kind, count      uint32
-		program, license uint64
-		logLevel, logLen uint32
-		log              uint64
-		version, flags   uint32
-		name             [16]byte
-	}{
-		kind: unix.BPF_PROG_TYPE_CGROUP_DEVICE, count: uint32(len(p) / 8),
-		program: uint64(uintptr(unsafe.Pointer(&p[0]))), license: uint64(uintptr(unsafe.Pointer(&license[0]))),
-	}
-	// The kernel gives up with EAGAIN when a signal waits while it verifies the
-	// program, as the Go scheduler's own often does on a slow processor.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var all, before unix.Sigset_t
-	for i := range all.Val {
-		all.Val[i] = ^all.Val[i]
-	}
-	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &before); err != nil {
-		return -1, fmt.Errorf("holding back signals: %w", err)
-	}
-	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
-	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil); err != nil {
-		runtime.LockOSThread() // for good: the thread is not fit for others
-	}
-	runtime.KeepAlive(p)
-	runtime.KeepAlive(license)
-	if errno != 0 {
-		return -1, errno
-	}
-	return int(fd), nil
 }

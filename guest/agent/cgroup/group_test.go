@@ -137,7 +137,7 @@ func TestLoadUnderSignals(t *testing.T) {
 		t.Fatal(err)
 	}
 	load := func() error {
-		fd, err := loadProgram(program)
+		fd, err := loadProgram(unix.BPF_PROG_TYPE_CGROUP_DEVICE, 0, program)
 		if err == nil {
 			unix.Close(fd)
 		}

@@ -42,6 +42,7 @@ type Container struct {
 	changing sync.Mutex // held while starting, removing, connecting; taken before mu
 	plugs    []plug     // guarded by changing
 	stub     *dnsstub.Stub
+	ports    *ports // nil unless it tells of its ports
 
 	mu      sync.Mutex
 	state   wire.State
@@ -76,10 +77,14 @@ func (c *Container) Snapshot() []wire.Event {
 		exit := c.exit
 		e.Exit, e.At = &exit, exit.At
 	}
-	if c.health.Kind == "" || c.run == nil {
-		return []wire.Event{e}
+	all := []wire.Event{e}
+	if c.health.Kind != "" && c.run != nil {
+		all = append(all, c.health)
 	}
-	return []wire.Event{e, c.health}
+	if c.ports != nil {
+		all = append(all, c.ports.event())
+	}
+	return all
 }
 
 // validate refuses what would make no sense later on.
@@ -143,6 +148,9 @@ func (c *Container) make(ctx context.Context) (err error) {
 		return err
 	}
 	if err := c.tree(ctx, dir); err != nil {
+		return err
+	}
+	if err := c.tellPorts(); err != nil {
 		return err
 	}
 	return c.set.machine.Memory.Watch(c.group, c.oomKilled)

@@ -46,6 +46,9 @@ func (c *Container) Start() (wire.Started, error) {
 	c.run, c.state = r, wire.StateRunning
 	c.mu.Unlock()
 	c.set.machine.Emit(wire.Event{Kind: wire.EventState, Container: c.spec.ID, At: at, State: wire.StateRunning})
+	if c.ports != nil {
+		c.ports.retell()
+	}
 	r.stdio.pump(c.sink)
 	if check := c.spec.Health; check != nil && len(check.Test) > 0 {
 		c.reportHealth(health.Report{Health: wire.HealthStarting})

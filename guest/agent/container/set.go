@@ -36,6 +36,9 @@ type Machine struct {
 // Set is the containers of the machine.
 type Set struct {
 	machine Machine
+	// listens is made for the first container that tells of its ports: its programs
+	// cost the machine's every socket a little.
+	listens func() (*cgroup.Listens, error)
 
 	mu         sync.Mutex
 	containers map[string]*Container
@@ -44,7 +47,7 @@ type Set struct {
 
 // NewSet returns an empty set.
 func NewSet(m Machine) *Set {
-	return &Set{machine: m, containers: make(map[string]*Container)}
+	return &Set{machine: m, listens: sync.OnceValues(cgroup.NewListens), containers: make(map[string]*Container)}
 }
 
 // Get returns the container with the id.

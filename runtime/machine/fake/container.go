@@ -28,6 +28,7 @@ type container struct {
 	exit   *wire.ExitStatus // when exited
 	health wire.Health
 	streak int
+	ports  *wire.Event   // the last of its kind
 	run    *process      // the latest; nil before the first start
 	begun  chan struct{} // closed at the first start
 
@@ -51,6 +52,9 @@ func (c *container) snapshotLocked() []wire.Event {
 		events = append(events, wire.Event{
 			Kind: wire.EventHealth, Container: c.spec.ID, At: time.Now(), Health: c.health, FailingStreak: c.streak,
 		})
+	}
+	if c.ports != nil {
+		events = append(events, *c.ports)
 	}
 	return events
 }
@@ -449,6 +453,16 @@ func (g *Guest) setHealthLocked(c *container, verdict wire.Health, output string
 	g.emitLocked(wire.Event{
 		Kind: wire.EventHealth, Container: c.spec.ID, Health: verdict, Output: output, FailingStreak: c.streak,
 	})
+}
+
+// Listen is what a container listens on from now on, left of it not told.
+func (g *Guest) Listen(name string, left int, ports ...wire.ListeningPort) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c := g.namedLocked(name); c != nil {
+		c.ports = &wire.Event{Kind: wire.EventPorts, Container: c.spec.ID, Ports: ports, PortsLeft: left}
+		g.emitLocked(*c.ports)
+	}
 }
 
 // Print writes a line to a container's standard output log, as its process would.
