@@ -1,15 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"io/fs"
+	"os"
 
 	dockerconfig "github.com/docker/cli/cli/config"
 	"github.com/docker/cli/cli/config/configfile"
 	"github.com/google/go-containerregistry/pkg/authn"
 
+	"github.com/stackvm/stack/cmd/stack/dockercli"
 	"github.com/stackvm/stack/runtime/api"
 	"github.com/stackvm/stack/runtime/config"
 	"github.com/stackvm/stack/runtime/image"
@@ -101,6 +104,21 @@ func (a *app) registryOf(repos []registry.Repository) (api.Registry, error) {
 		r.Auth[host] = api.Credentials{Username: auth.Username, Password: auth.Password, IdentityToken: auth.IdentityToken, RegistryToken: auth.RegistryToken}
 	}
 	return r, nil
+}
+
+// proxies are the variables by which containers find the proxies of docker's
+// configuration: those of the engine that would be asked, or the default ones.
+func proxies() api.Proxies {
+	engine := cmp.Or(os.Getenv("DOCKER_HOST"), dockercli.DefaultHost)
+	found := dockerConfig().ParseProxyConfig(engine, nil)
+	if len(found) == 0 {
+		return nil
+	}
+	out := api.Proxies{}
+	for key, value := range found {
+		out[key] = *value
+	}
+	return out
 }
 
 // dockerConfig is docker's own configuration file, for the formats and keys that

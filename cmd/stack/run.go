@@ -135,6 +135,7 @@ func (a *app) runOneOff(ctx context.Context, r api.Run, o spec.OneOff, flags run
 		if r.Registry, err = a.registry(p); err != nil {
 			return err
 		}
+		r.Proxies = proxies()
 	}
 	keys, err := detachKeys("")
 	if err != nil {
@@ -215,7 +216,7 @@ func (a *app) runDependencies(ctx context.Context, c *api.Client, p *spec.Projec
 	}
 	return a.apply(ctx, c, api.Apply{
 		Providers: providers,
-		Command:   api.Up, Name: p.Name, Project: p, Registry: r.Registry,
+		Command:   api.Up, Name: p.Name, Project: p, Registry: r.Registry, Proxies: r.Proxies,
 		Options: planner.Options{Services: needs},
 	}, quietly(flags.quietPull))
 }

@@ -274,7 +274,7 @@ func (a *app) upChange(ctx context.Context, o planner.Options, yes bool) (*spec.
 		return nil, nil, api.Apply{}, err
 	}
 	o.RecreateVolumes = isTerminal(a.in)
-	return p, c, api.Apply{Command: api.Up, Name: p.Name, Project: p, Options: o, Registry: registry, Providers: providers}, nil
+	return p, c, api.Apply{Command: api.Up, Name: p.Name, Project: p, Options: o, Registry: registry, Providers: providers, Proxies: proxies()}, nil
 }
 
 // upAttached brings the project up and shows its output until it ends, or the

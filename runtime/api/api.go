@@ -49,6 +49,7 @@ type Apply struct {
 	// it recorded, as docker compose does with -p and no file.
 	Project  *spec.Project `json:"project,omitempty"`
 	Registry Registry      `json:"registry"`
+	Proxies  Proxies       `json:"proxies,omitempty"`
 
 	// What decides the plan: Options for up and create, Down for down, Selection
 	// for the rest. NoStart and Now of Options are filled in by the supervisor.
@@ -121,6 +122,17 @@ func (c Credentials) String() string { return fmt.Sprintf("{%s ***}", c.Username
 
 // GoString hides it from %#v as well.
 func (c Credentials) GoString() string { return c.String() }
+
+// Proxies are the variables by which containers that are made find the user's
+// proxies, where neither service nor hook sets them. A URL may hold a password: they
+// are part of no project and no hash, and kept with the container alone.
+type Proxies map[string]string
+
+// String hides what must not be printed.
+func (p Proxies) String() string { return fmt.Sprintf("%d proxy variables", len(p)) }
+
+// GoString hides it from %#v as well.
+func (p Proxies) GoString() string { return p.String() }
 
 // EventKind says which fields of an Event are set.
 type EventKind string
@@ -290,6 +302,7 @@ type Run struct {
 	UseAliases bool          `json:"useAliases,omitempty"`
 	NoDeps     bool          `json:"noDeps,omitempty"` // do not wait for what the service depends on
 	Registry   Registry      `json:"registry"`
+	Proxies    Proxies       `json:"proxies,omitempty"`
 	Pull       string        `json:"pull,omitempty"`
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stackvm/stack/guest/wire"
+	"github.com/stackvm/stack/runtime/api"
 	"github.com/stackvm/stack/runtime/image"
 	"github.com/stackvm/stack/runtime/machine"
 	"github.com/stackvm/stack/runtime/state"
@@ -80,17 +81,23 @@ func arguments(svc *spec.Service, img image.Config) []string {
 	return slices.Concat(entrypoint, command)
 }
 
-// environment is the image's with the service's over it.
-func environment(svc *spec.Service, img image.Config) []string {
+// environment is the image's with the user's proxies over it, and the service's
+// over both.
+func environment(svc *spec.Service, img image.Config, proxies api.Proxies) []string {
+	set := map[string]string(maps.Clone(proxies))
+	if set == nil {
+		set = map[string]string{}
+	}
+	maps.Copy(set, svc.Environment)
 	var env []string
 	for _, kv := range img.Env {
 		key, _, _ := strings.Cut(kv, "=")
-		if _, ok := svc.Environment[key]; !ok {
+		if _, ok := set[key]; !ok {
 			env = append(env, kv)
 		}
 	}
-	for _, key := range sortedKeys(svc.Environment) {
-		env = append(env, key+"="+svc.Environment[key])
+	for _, key := range sortedKeys(set) {
+		env = append(env, key+"="+set[key])
 	}
 	return env
 }
@@ -164,7 +171,8 @@ func healthcheck(svc *spec.Service, img image.Config) (*wire.Healthcheck, error)
 
 // containerOf writes down all that the agent needs to make a replica's
 // container; interfaces are filled in when its machine boots.
-func (s *Supervisor) containerOf(p *spec.Project, svc *spec.Service, img *image.Image, rec *state.Replica) (wire.Container, error) {
+func (s *Supervisor) containerOf(m making, rec *state.Replica) (wire.Container, error) {
+	p, svc, img := m.project, m.service, m.image
 	fault := func(key string, err error) error {
 		pos := svc.Pos
 		if at, ok := svc.Keys[key]; ok {
@@ -177,7 +185,7 @@ func (s *Supervisor) containerOf(p *spec.Project, svc *spec.Service, img *image.
 		ID: rec.ID, Name: rec.Name,
 		Root:       wire.Root{Image: imageSerial(img.ID), Scratch: scratchSerial(rec.ID), ScratchBytes: rec.ScratchBytes},
 		Args:       arguments(svc, img.Config),
-		Env:        environment(svc, img.Config),
+		Env:        environment(svc, img.Config, m.proxies),
 		WorkingDir: cmp.Or(svc.WorkingDir, img.Config.WorkingDir),
 		User:       cmp.Or(svc.User, img.Config.User),
 		Groups:     svc.GroupAdd,

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/stackvm/stack/guest/wire"
+	"github.com/stackvm/stack/runtime/api"
 	"github.com/stackvm/stack/runtime/image"
 	"github.com/stackvm/stack/runtime/state"
 	"github.com/stackvm/stack/spec"
@@ -36,9 +37,10 @@ func TestArguments(t *testing.T) {
 }
 
 func TestEnvironment(t *testing.T) {
-	img := image.Config{Env: []string{"PATH=/bin", "A=image", "B=image"}}
-	got := environment(&spec.Service{Environment: map[string]string{"B": "service", "C": "", "D": "x=y"}}, img)
-	want := []string{"PATH=/bin", "A=image", "B=service", "C=", "D=x=y"}
+	img := image.Config{Env: []string{"PATH=/bin", "A=image", "B=image", "http_proxy=image"}}
+	proxies := api.Proxies{"HTTP_PROXY": "http://p:1", "http_proxy": "http://p:1", "NO_PROXY": "p", "no_proxy": "p"}
+	got := environment(&spec.Service{Environment: map[string]string{"B": "service", "C": "", "D": "x=y", "NO_PROXY": "", "no_proxy": "mine"}}, img, proxies)
+	want := []string{"PATH=/bin", "A=image", "B=service", "C=", "D=x=y", "HTTP_PROXY=http://p:1", "NO_PROXY=", "http_proxy=http://p:1", "no_proxy=mine"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stackvm/stack/guest/wire"
 	"github.com/stackvm/stack/planner"
+	"github.com/stackvm/stack/runtime/api"
 	"github.com/stackvm/stack/runtime/image"
 	"github.com/stackvm/stack/runtime/logs"
 	"github.com/stackvm/stack/runtime/state"
@@ -45,6 +46,7 @@ type making struct {
 	replaces   string
 	guests     string            // id of the replica whose machine it shares
 	provided   map[string]string // by provider: the digest of the variables it gave
+	proxies    api.Proxies
 }
 
 // makeReplica makes a replica: record, disks, addresses. Its machine is not
@@ -116,12 +118,12 @@ func (s *Supervisor) makeReplica(ctx context.Context, m making) (_ *replica, err
 	if rec.Endpoints, err = s.endpoints(m.project, m.service, rec, m.aliases); err != nil {
 		return nil, err
 	}
-	container, err := s.containerOf(m.project, m.service, m.image, rec)
+	container, err := s.containerOf(m, rec)
 	if err != nil {
 		return nil, err
 	}
 	rec.Probed = container.Health != nil
-	preStart, err := s.hookContainers(m.project, m.service, hookImages, rec, &container)
+	preStart, err := s.hookContainers(m, hookImages, rec, &container)
 	if err != nil {
 		return nil, err
 	}

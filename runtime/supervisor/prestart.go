@@ -57,22 +57,24 @@ func hookMounts(p *spec.Project, svc *spec.Service) ([]state.MountUse, error) {
 
 // hookContainers write down all that the agent needs to make a replica's hooks, as
 // containerOf does for the replica itself.
-func (s *Supervisor) hookContainers(p *spec.Project, svc *spec.Service, images []*image.Image, rec *state.Replica, of *wire.Container) ([]wire.Container, error) {
+func (s *Supervisor) hookContainers(m making, images []*image.Image, rec *state.Replica, of *wire.Container) ([]wire.Container, error) {
 	var out []wire.Container
-	for i, h := range svc.PreStart {
+	for i, h := range m.service.PreStart {
 		// What an anonymous volume of its own would keep goes with its disk.
 		own := *h.Container
 		own.Mounts = slices.DeleteFunc(slices.Clone(own.Mounts), func(m spec.Mount) bool {
 			return m.Type == spec.MountVolume && m.Source == ""
 		})
 		shared := slices.DeleteFunc(slices.Clone(rec.Mounts), func(m state.MountUse) bool { return m.Type == spec.MountTmpfs })
-		mounts, err := mountsOf(p, &own, image.Config{}, nil, shared)
+		mounts, err := mountsOf(m.project, &own, image.Config{}, nil, shared)
 		if err != nil {
 			return nil, err
 		}
 		as := clone(rec)
 		as.Image, as.Mounts, as.Logging, as.ScratchBytes = own.Image, mounts, spec.Logging{Driver: "none"}, cmp.Or(own.StorageSize, rec.ScratchBytes)
-		c, err := s.containerOf(p, &own, images[i], as)
+		hook := m
+		hook.service, hook.image = &own, images[i]
+		c, err := s.containerOf(hook, as)
 		if err != nil {
 			return nil, fmt.Errorf("pre_start[%d]: %w", i, err)
 		}

@@ -113,7 +113,7 @@ func TestApply(t *testing.T) {
 		want string // "" for no error
 	}{
 		{"nothing", nil, nil, ""},
-		{"the default host", []string{"-H", defaultHost}, nil, ""},
+		{"the default host", []string{"-H", DefaultHost}, nil, ""},
 		{"another host", []string{"-H", "tcp://a:1"}, nil, `--host "tcp://a:1": stack runs everything on this machine and talks to no docker engine: leave -H out`},
 		{"DOCKER_HOST", nil, map[string]string{"DOCKER_HOST": "ssh://a"}, `DOCKER_HOST "ssh://a": stack runs everything on this machine and talks to no docker engine: unset DOCKER_HOST`},
 		{"the default context", []string{"--context=default"}, map[string]string{"DOCKER_CONTEXT": "far"}, ""},

@@ -15,8 +15,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// defaultHost is the engine that docker talks to when nobody says otherwise.
-const defaultHost = "unix:///var/run/docker.sock"
+// DefaultHost is the engine that docker talks to when nobody says otherwise.
+const DefaultHost = "unix:///var/run/docker.sock"
 
 // Options are docker's global options, without --debug, which stack has itself.
 // All but the configuration's directory are about an engine.
@@ -52,7 +52,7 @@ func (o *Options) Apply(getenv func(string) string) (debug bool, err error) {
 		return fmt.Errorf("%s %q: %s%s", name, value, where, cure)
 	}
 	for _, h := range o.hosts {
-		if h != defaultHost {
+		if h != DefaultHost {
 			return false, refuse("--host", h, "leave -H out")
 		}
 	}
@@ -67,7 +67,7 @@ func (o *Options) Apply(getenv func(string) string) (debug bool, err error) {
 	if o.context != "" && o.context != "default" {
 		return false, refuse("--context", o.context, "leave it out")
 	}
-	if v := getenv("DOCKER_HOST"); v != "" && v != defaultHost && len(o.hosts) == 0 {
+	if v := getenv("DOCKER_HOST"); v != "" && v != DefaultHost && len(o.hosts) == 0 {
 		return false, refuse("DOCKER_HOST", v, "unset DOCKER_HOST")
 	}
 	if o.config != "" {
