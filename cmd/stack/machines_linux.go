@@ -71,6 +71,7 @@ func (a *app) assemble(link *keeper.Link, held map[string]*os.File, log *slog.Lo
 			return ""
 		},
 		Release:     credentials,
+		HostCAs:     config.HostCAs,
 		StoreDir:    volumesDir(dirs),
 		Rotation:    logs.Rotation{MaxBytes: settings.Logs.MaxSize, MaxFiles: settings.Logs.MaxFile},
 		RemovedLogs: settings.Logs.Removed,

@@ -135,8 +135,12 @@ func (a *app) runOneOff(ctx context.Context, r api.Run, o spec.OneOff, flags run
 		if r.Registry, err = a.registry(p); err != nil {
 			return err
 		}
-		r.Proxies = proxies()
 	}
+	_, settings, err := a.settings()
+	if err != nil {
+		return err
+	}
+	r.Proxies, r.HostCA = proxies(), settings.HostCA
 	keys, err := detachKeys("")
 	if err != nil {
 		return err
@@ -216,7 +220,7 @@ func (a *app) runDependencies(ctx context.Context, c *api.Client, p *spec.Projec
 	}
 	return a.apply(ctx, c, api.Apply{
 		Providers: providers,
-		Command:   api.Up, Name: p.Name, Project: p, Registry: r.Registry, Proxies: r.Proxies,
+		Command:   api.Up, Name: p.Name, Project: p, Registry: r.Registry, Proxies: r.Proxies, HostCA: r.HostCA,
 		Options: planner.Options{Services: needs},
 	}, quietly(flags.quietPull))
 }

@@ -273,8 +273,15 @@ func (a *app) upChange(ctx context.Context, o planner.Options, yes bool) (*spec.
 	if err != nil {
 		return nil, nil, api.Apply{}, err
 	}
+	_, settings, err := a.settings()
+	if err != nil {
+		return nil, nil, api.Apply{}, err
+	}
 	o.RecreateVolumes = isTerminal(a.in)
-	return p, c, api.Apply{Command: api.Up, Name: p.Name, Project: p, Options: o, Registry: registry, Providers: providers, Proxies: proxies()}, nil
+	return p, c, api.Apply{
+		Command: api.Up, Name: p.Name, Project: p, Options: o, Registry: registry, Providers: providers,
+		Proxies: proxies(), HostCA: settings.HostCA,
+	}, nil
 }
 
 // upAttached brings the project up and shows its output until it ends, or the

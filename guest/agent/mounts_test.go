@@ -23,6 +23,9 @@ func TestMounts(t *testing.T) {
 		}
 		os.Symlink("seed", filepath.Join(root, "var/lib/data/link"))
 		os.Link(filepath.Join(root, "var/lib/data/seed"), filepath.Join(root, "var/lib/data/hard"))
+		boottest.Write(t, root, "etc/pki/tls/certs/ca-bundle.crt", "-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----\n", 0o444)
+		boottest.Write(t, root, "etc/ssl/own", "mine", 0o444)
+		os.Symlink("../pki/tls/certs/ca-bundle.crt", filepath.Join(root, "etc/ssl/cert.pem"))
 		// Links that would lead to the agent's own tree.
 		os.Symlink("/run/disks", filepath.Join(root, "escape"))
 		os.Symlink("../../../../run", filepath.Join(root, "up"))
@@ -48,6 +51,8 @@ func TestMounts(t *testing.T) {
 		{Target: "/run/secrets/password", Content: []byte("hunter2"), Mode: 0o400, UID: "app", GID: "extra", Secret: true},
 		{Target: "/etc/app.conf", Content: []byte("x = 1\n"), Mode: 0o444},
 	}
+	c.CAs = []byte("-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----\n-----BEGIN CERTIFICATE-----\nBB\n-----END CERTIFICATE-----\n")
+	c.Env = append(c.Env, "CURL_CA_BUNDLE=/mine")
 	m.Call(wire.OpCreate, c, nil)
 	m.Call(wire.OpStart, wire.ContainerRef{ID: idA}, nil)
 	check := func(script, want string) {
@@ -63,10 +68,12 @@ func TestMounts(t *testing.T) {
 	check("stat -c '%a %u:%g' /run/disks/inside; mount | grep -c ' on /run/there type tmpfs'; mount | grep /dev/extra | grep -c noexec || true", "750 1000:2000\n1\n0")
 	check("cat /image/passwd | head -c 4; touch /image/x 2>/dev/null || echo ro", "rootro")
 	check("cat /run/secrets/password; stat -c ' %a %u:%g' /run/secrets/password; cat /etc/app.conf; (echo > /etc/app.conf) 2>/dev/null || echo ro", "hunter2 400 1000:2000\nx = 1\nro")
+	check("grep -v -e - /etc/ssl/cert.pem; stat -c %a /etc/pki/tls/certs/ca-bundle.crt; ls /etc/ssl; env | grep -e _CERT -e _CA_ | sort",
+		"AA\n\nBB\n444\ncert.pem\nown\nCURL_CA_BUNDLE=/mine\nNODE_EXTRA_CA_CERTS=/etc/pki/tls/certs/ca-bundle.crt\nREQUESTS_CA_BUNDLE=/etc/pki/tls/certs/ca-bundle.crt\nSSL_CERT_FILE=/etc/pki/tls/certs/ca-bundle.crt")
 	check("readlink /etc/resolv.conf; cat /etc/resolv.conf", "/run/dangling/resolv.conf\noptions ndots:0")
 	// A second user who asks for more gets it while the first has the disk.
 	d := shell(idB, "trap exit TERM; while :; do sleep 1000 & wait; done")
-	d.Root.Scratch = ""
+	d.Root.Scratch, d.CAs = "", c.CAs
 	d.Mounts = []wire.Mount{{Kind: wire.MountVolume, Source: "vol", Target: "/vol", Bytes: 112 << 20}}
 	m.Call(wire.OpCreate, d, nil)
 	m.Call(wire.OpStart, wire.ContainerRef{ID: idB}, nil)

@@ -55,6 +55,8 @@ type Container struct {
 
 	Mounts []Mount `json:"mounts,omitempty"`
 	Files  []File  `json:"files,omitempty"` // configs and secrets
+	// CAs are authorities, as PEM, that are added to those which the image trusts.
+	CAs []byte `json:"cas,omitempty"`
 
 	Privileged   bool              `json:"privileged,omitempty"`
 	CapAdd       []string          `json:"capAdd,omitempty"`

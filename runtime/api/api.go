@@ -50,6 +50,7 @@ type Apply struct {
 	Project  *spec.Project `json:"project,omitempty"`
 	Registry Registry      `json:"registry"`
 	Proxies  Proxies       `json:"proxies,omitempty"`
+	HostCA   bool          `json:"hostCa,omitempty"` // containers that are made trust the host's authorities
 
 	// What decides the plan: Options for up and create, Down for down, Selection
 	// for the rest. NoStart and Now of Options are filled in by the supervisor.
@@ -303,6 +304,7 @@ type Run struct {
 	NoDeps     bool          `json:"noDeps,omitempty"` // do not wait for what the service depends on
 	Registry   Registry      `json:"registry"`
 	Proxies    Proxies       `json:"proxies,omitempty"`
+	HostCA     bool          `json:"hostCa,omitempty"`
 	Pull       string        `json:"pull,omitempty"`
 }
 

@@ -29,6 +29,7 @@ type Config struct {
 	Registries map[string]Registry // by host, with port if any
 	Proxy      Proxy
 	CAFile     string // PEM file trusted beside the system's authorities; "" for none
+	HostCA     bool   // containers trust the host's authorities beside their image's
 	Accel      Accel
 	Memory     int64 // bytes of a machine whose service sets no limit; 0: the host decides
 	Logs       Logs
@@ -177,6 +178,7 @@ func (c *Config) list(origins map[string]string) {
 	add("logs.max_file", strconv.Itoa(c.Logs.MaxFile))
 	add("logs.removed", units.BytesSize(float64(c.Logs.Removed)))
 	add("ca_file", c.CAFile)
+	add("ca", map[bool]string{true: "host"}[c.HostCA])
 	add("proxy.http", redactURL(c.Proxy.HTTP))
 	add("proxy.https", redactURL(c.Proxy.HTTPS))
 	add("proxy.no_proxy", c.Proxy.NoProxy)

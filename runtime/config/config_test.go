@@ -36,6 +36,7 @@ accel: tcg
 memory: 1g
 logs: {max_size: 10m, max_file: 5, removed: 0}
 ca_file: ca.pem
+ca: host
 proxy:
   http: http://user:canary@proxy:3128
   no_proxy: .local
@@ -73,13 +74,14 @@ func TestLoad(t *testing.T) {
 		{"logs.max_file", "5", file(4)},
 		{"logs.removed", "0B", file(4)},
 		{"ca_file", filepath.Join(dir, "ca.pem"), file(5)},
-		{"proxy.http", "http://user:xxxxx@proxy:3128", file(7)},
+		{"ca", "host", file(6)},
+		{"proxy.http", "http://user:xxxxx@proxy:3128", file(8)},
 		{"proxy.https", "http://wins:8080", "https_proxy"},
-		{"proxy.no_proxy", ".local", file(8)},
-		{"registries.docker.io.mirrors", "https://mirror.example.com/hub http://127.0.0.1:5000", file(11)},
-		{"registries.other.example.com.ca_file", filepath.Join(dir, "ca.pem"), file(15)},
-		{"registries.other.example.com.insecure_skip_verify", "true", file(15)},
-		{"registries.registry.example.com:5000.plain_http", "true", file(14)},
+		{"proxy.no_proxy", ".local", file(9)},
+		{"registries.docker.io.mirrors", "https://mirror.example.com/hub http://127.0.0.1:5000", file(12)},
+		{"registries.other.example.com.ca_file", filepath.Join(dir, "ca.pem"), file(16)},
+		{"registries.other.example.com.insecure_skip_verify", "true", file(16)},
+		{"registries.registry.example.com:5000.plain_http", "true", file(15)},
 	}
 	if diff := cmp.Diff(want, c.Values()); diff != "" {
 		t.Error(diff)
@@ -109,7 +111,7 @@ func TestDefaults(t *testing.T) {
 
 func TestFaults(t *testing.T) {
 	for _, test := range []struct{ name, text, want string }{
-		{"unknown", "memry: 1g", `:1: memry: unknown key; known are accel, ca_file, logs, memory, proxy, registries`},
+		{"unknown", "memry: 1g", `:1: memry: unknown key; known are accel, ca, ca_file, logs, memory, proxy, registries`},
 		{"unknown below", "registries:\n  docker.io:\n    mirror: [x]", `:3: registries.docker.io.mirror: unknown key; known are ca_file, insecure_skip_verify, mirrors, plain_http`},
 		{"twice", "accel: kvm\naccel: tcg", `:2: accel: is set in line 1 already`},
 		{"same registry twice", "registries:\n  docker.io: {}\n  index.docker.io: {}", `:3: registries.index.docker.io: is docker.io, which is set above`},
@@ -120,6 +122,7 @@ func TestFaults(t *testing.T) {
 		{"log size", "logs: {max_size: 1k}", `:1: logs.max_size: at least 64k`},
 		{"log files", "logs: {max_file: 0}", `:1: logs.max_file: "0" is not a number from 1 to 1000`},
 		{"removed logs", "logs: {removed: some}", `:1: logs.removed: "some" is not a size`},
+		{"authorities", "ca: mine.pem", `:1: ca: "mine.pem" is not host`},
 		{"not a mapping", "- a", `:1: the file: must be a mapping`},
 		{"not a mapping below", "logs: [1]", `:1: logs: must be a mapping`},
 		{"not a value", "accel: [kvm]", `:1: accel: must be a single value`},
@@ -160,7 +163,7 @@ func TestAllFaultsAtOnce(t *testing.T) {
 	file := filepath.Join(dir, File)
 	want := file + `:1: accel: "x" is not auto, kvm or tcg
 ` + file + `:2: memory: "y" is not a size such as 512m or 2g
-` + file + `:3: bad: unknown key; known are accel, ca_file, logs, memory, proxy, registries
+` + file + `:3: bad: unknown key; known are accel, ca, ca_file, logs, memory, proxy, registries
 ` + file + `:6: registries.a.b.worse: unknown key; known are ca_file, insecure_skip_verify, mirrors, plain_http
 STACK_ACCEL: "q" is not auto, kvm or tcg
 HTTPS_PROXY: a proxy's URL begins with http, https, socks5 or socks5h`

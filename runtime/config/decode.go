@@ -95,6 +95,13 @@ func (d *decoder) decode(text []byte, c *Config) {
 			})
 		},
 		"ca_file": func(key string, n *yaml.Node) { c.CAFile = d.caFile(key, n, c) },
+		"ca": func(key string, n *yaml.Node) {
+			s, ok := d.text(key, n)
+			if ok && s != "host" {
+				d.fault(n, key, "%q is not host, which is all there is to say: without it containers trust whom their images trust", s)
+			}
+			c.HostCA = ok
+		},
 		"proxy": func(key string, n *yaml.Node) {
 			if n.Kind == yaml.ScalarNode {
 				proxy := d.proxyURL(key, n)

@@ -95,6 +95,7 @@ type change struct {
 	reg     api.Registry
 	given   api.Providers
 	proxies api.Proxies
+	hostCA  bool
 	timeout time.Duration // of --wait
 	// parallel bounds the steps under way; below 1: no bound.
 	parallel int
@@ -117,7 +118,7 @@ func (c *change) warn(format string, args ...any) {
 // Apply carries a command out and tells send what happens; the last event is
 // EventDone. pid is the client's.
 func (s *Supervisor) Apply(ctx context.Context, a api.Apply, pid int, send func(api.Event)) {
-	c := &change{s: s, project: a.Project, name: a.Name, send: send, reg: a.Registry, given: a.Providers, proxies: a.Proxies, timeout: a.WaitTimeout, parallel: a.Parallel, began: time.Now()}
+	c := &change{s: s, project: a.Project, name: a.Name, send: send, reg: a.Registry, given: a.Providers, proxies: a.Proxies, hostCA: a.HostCA, timeout: a.WaitTimeout, parallel: a.Parallel, began: time.Now()}
 	if c.project != nil && c.name == "" {
 		c.name = c.project.Name
 	}
@@ -663,7 +664,7 @@ func (c *change) create(ctx context.Context, step planner.Step, old *replica) er
 	if err != nil {
 		return &spec.Error{Pos: svc.Keys["image"], Err: fmt.Errorf("service %q: %w", svc.Name, err)}
 	}
-	m := making{project: c.project, service: svc, image: img, name: step.Name, number: step.Number, aliases: true, provided: provided, proxies: c.proxies}
+	m := making{project: c.project, service: svc, image: img, name: step.Name, number: step.Number, aliases: true, provided: provided, proxies: c.proxies, hostCA: c.hostCA}
 	if err := s.sharing(c.project, svc, &m); err != nil {
 		return err
 	}
@@ -967,7 +968,7 @@ func (s *Supervisor) holder(volumes map[string]bool, service string) string {
 // Run makes a one-off replica. Where a running replica has a volume that it uses,
 // the one-off gets its container in that replica's machine.
 func (s *Supervisor) Run(ctx context.Context, req api.Run, send func(api.Event)) {
-	c := &change{s: s, project: req.Project, send: send, reg: req.Registry, proxies: req.Proxies, began: time.Now()}
+	c := &change{s: s, project: req.Project, send: send, reg: req.Registry, proxies: req.Proxies, hostCA: req.HostCA, began: time.Now()}
 	err := func() error {
 		if req.Project == nil || req.Set == nil {
 			return &api.Error{Code: api.CodeInvalid, Message: "the request has no project or service"}
@@ -1042,7 +1043,7 @@ func (s *Supervisor) Run(ctx context.Context, req api.Run, send func(api.Event))
 		if faults := checkMounts(svc); len(faults) > 0 {
 			return faults[0]
 		}
-		m := making{project: req.Project, service: svc, image: img, name: req.Name, slug: state.NewID(), autoRemove: req.AutoRemove, aliases: req.UseAliases, provided: provided, proxies: req.Proxies}
+		m := making{project: req.Project, service: svc, image: img, name: req.Name, slug: state.NewID(), autoRemove: req.AutoRemove, aliases: req.UseAliases, provided: provided, proxies: req.Proxies, hostCA: req.HostCA}
 		if err := s.sharing(req.Project, svc, &m); err != nil {
 			return err
 		}

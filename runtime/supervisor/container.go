@@ -211,6 +211,11 @@ func (s *Supervisor) containerOf(m making, rec *state.Replica) (wire.Container, 
 		return c, fault("command", fmt.Errorf("no command specified: neither the service nor image %s has one", rec.Image))
 	}
 	var err error
+	if m.hostCA {
+		if c.CAs, err = s.opt.HostCAs(); err != nil {
+			return c, fmt.Errorf("service %q: ca: host of config.yaml: %w", svc.Name, err)
+		}
+	}
 	if c.Health, err = healthcheck(svc, img.Config); err != nil {
 		return c, fault("healthcheck", err)
 	}

@@ -81,10 +81,11 @@ func (w *world) open() {
 	s, err := New(Options{
 		State: state.Open(filepath.Join(w.dir, "state")), Driver: w.driver, Images: w.images, Volumes: w.volumes,
 		Scratch: fakeScratch{}, Shares: fakeShares{}, Fabric: w.fabric, Keeper: w.keeper, Held: w.keeper.list(),
-		Log:   slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: level})),
-		Guest: func() (Guest, error) { return Guest{Kernel: "k", Initramfs: "i", Digest: "d"}, nil },
-		Free:  func(dir string) (int64, string, error) { return w.free.Load(), dir, nil },
-		Idle:  w.idle,
+		Log:     slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: level})),
+		Guest:   func() (Guest, error) { return Guest{Kernel: "k", Initramfs: "i", Digest: "d"}, nil },
+		HostCAs: func() ([]byte, error) { return []byte("authorities"), nil },
+		Free:    func(dir string) (int64, string, error) { return w.free.Load(), dir, nil },
+		Idle:    w.idle,
 	})
 	if err != nil {
 		w.t.Fatal(err)

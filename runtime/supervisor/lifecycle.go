@@ -47,6 +47,7 @@ type making struct {
 	guests     string            // id of the replica whose machine it shares
 	provided   map[string]string // by provider: the digest of the variables it gave
 	proxies    api.Proxies
+	hostCA     bool // it trusts the host's authorities
 }
 
 // makeReplica makes a replica: record, disks, addresses. Its machine is not

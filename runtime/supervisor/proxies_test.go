@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -69,5 +70,31 @@ func TestProxies(t *testing.T) {
 	}
 	if after := w.rec("shop-web-1"); after.ID != before.ID {
 		t.Error("another proxy made the container anew")
+	}
+}
+
+// With ca: host, what the host trusts is told to the agent as a container is made;
+// other authorities later make none anew.
+func TestHostCA(t *testing.T) {
+	w := newWorld(t)
+	up := api.Apply{Command: api.Up, Name: "shop", Project: project("shop", service("web", "server")), HostCA: true}
+	if _, err := w.apply(up); err != nil {
+		t.Fatal(err)
+	}
+	before := w.rec("shop-web-1")
+	if c, _ := w.guest("shop-web-1").Container("shop-web-1"); string(c.CAs) != "authorities" {
+		t.Errorf("it trusts %q", c.CAs)
+	}
+	up.HostCA = false
+	if _, err := w.apply(up); err != nil {
+		t.Fatal(err)
+	}
+	if after := w.rec("shop-web-1"); after.ID != before.ID {
+		t.Error("the container was made anew")
+	}
+	w.s.opt.HostCAs = func() ([]byte, error) { return nil, errors.New("no bundle") }
+	fails := api.Apply{Command: api.Up, Name: "more", Project: project("more", service("web", "server")), HostCA: true}
+	if _, err := w.apply(fails); err == nil || !strings.Contains(err.Error(), `service "web": ca: host of config.yaml: no bundle`) {
+		t.Errorf("without authorities: %v", err)
 	}
 }

@@ -109,6 +109,9 @@ type Options struct {
 	// Release turns what a command line sent for pulls into what they take.
 	Release func(api.Registry) (authn.Keychain, func(*http.Request) (*url.URL, error))
 
+	// HostCAs are the authorities that the host trusts, as PEM.
+	HostCAs func() ([]byte, error)
+
 	// Emulated says why machines run by emulation, "" if they do not; nil: never.
 	Emulated func(context.Context) string
 

@@ -45,7 +45,7 @@ type place struct {
 
 // tellPorts starts to follow the container's ports, if that is asked for.
 func (c *Container) tellPorts() error {
-	if !c.spec.TellPorts || len(c.spec.Interfaces) == 0 {
+	if !c.spec.TellPorts || c.spec.JoinNetwork != "" || len(c.spec.Interfaces) == 0 {
 		return nil
 	}
 	p := &ports{

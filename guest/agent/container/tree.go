@@ -25,6 +25,9 @@ func (c *Container) tree(ctx context.Context, dir string) error {
 	if err := c.overlay(ctx, dir); err != nil {
 		return err
 	}
+	if err := c.trust(); err != nil {
+		return err
+	}
 	if err := c.shm(dir + "/shm"); err != nil {
 		return err
 	}
