@@ -44,6 +44,7 @@ type app struct {
 	workdir string
 
 	showVersion bool // -v
+	asCompose   bool // called as docker compose
 
 	compose map[string]string // COMPOSE_ variables of environment and env files
 }

@@ -12,6 +12,7 @@ import (
 // answerAs makes the command line that of docker compose, under the name by
 // which it was called: with docker's global options, and ending when docker says.
 func (a *app) answerAs(root *cobra.Command, name string) {
+	a.asCompose = true
 	var docker dockercli.Options
 	docker.Register(root.Flags())
 	root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: name}

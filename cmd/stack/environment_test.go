@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/stackvm/stack/cmd/stack/version"
 )
 
 // inProject runs a command in a directory with these files, in an environment
@@ -169,6 +171,30 @@ func TestDryRunChangesNothing(t *testing.T) {
 		}
 		if diff := cmp.Diff([]string(nil), files()); diff != "" {
 			t.Fatalf("%s wrote files:\n%s", args, diff)
+		}
+	}
+}
+
+// Scripts compare the version of docker compose, under its names.
+func TestVersion(t *testing.T) {
+	for _, tc := range []struct {
+		asCompose bool
+		args      []string
+		want      string
+	}{
+		{false, nil, "stack version " + version.Version},
+		{false, []string{"--short"}, version.Version},
+		{false, []string{"-f", "json"}, `{"version":"` + version.Version + `"}`},
+		{true, nil, "Docker Compose version v5.5.0+stack"},
+		{true, []string{"--short"}, "5.5.0"},
+		{true, []string{"-f", "json"}, `{"version":"v5.5.0"}`},
+	} {
+		var out bytes.Buffer
+		a := &app{out: &out, err: &out, asCompose: tc.asCompose}
+		c := a.version()
+		c.SetArgs(tc.args)
+		if err := c.Execute(); err != nil || out.String() != tc.want+"\n" {
+			t.Errorf("as compose %v, %q: %q, %v, want %q", tc.asCompose, tc.args, out.String(), err, tc.want)
 		}
 	}
 }

@@ -75,7 +75,7 @@ until forward rm, or until its project goes down.`,
 		if ctx.Err() != nil {
 			return nil // its ordinary end
 		}
-		return err
+		return dockerPorts(ctx, err)
 	})
 	f := c.Flags()
 	f.BoolVarP(&detach, "detach", "d", false, "go on in the background")

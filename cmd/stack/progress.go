@@ -114,12 +114,16 @@ func (a *app) apply(ctx context.Context, c *api.Client, change api.Apply, observ
 func (a *app) applyTo(ctx context.Context, c *api.Client, change api.Apply, p render.Progress, observe func(api.Event) bool) error {
 	change.Parallel, change.Adopt = a.parallel, a.adopt
 	agreed := map[string]bool{}
+	var hints dockerHints
+	defer hints.close()
 	for {
 		var plan *planner.Plan
 		var digest string
 		err := a.follow(p, c.Apply(ctx, change), func(e api.Event) bool {
+			hints.print(a.err)
 			if e.Kind == api.EventPlan {
 				plan, digest = e.Plan, e.Digest
+				hints.ask(ctx, e.Plan)
 				if a.debug {
 					fmt.Fprintf(a.err, "debug: plan:\n%s", plan)
 				}
@@ -128,7 +132,10 @@ func (a *app) applyTo(ctx context.Context, c *api.Client, change api.Apply, p re
 		})
 		var refused *api.Error
 		if !errors.As(err, &refused) || refused.Code != api.CodeConfirm || plan == nil {
-			return err
+			if err == nil {
+				hints.wait(a.err)
+			}
+			return dockerPorts(ctx, err)
 		}
 		change.Confirm = digest
 		for _, s := range plan.Steps {

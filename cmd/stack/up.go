@@ -350,6 +350,7 @@ func (a *app) upAttached(ctx context.Context, u *upFlags) error {
 	}
 	var interrupted, aborted bool
 	var stopped chan error
+	killed := make(chan error)
 	stop := func() {
 		cancelChange()
 		if logs == nil {
@@ -412,6 +413,10 @@ func (a *app) upAttached(ctx context.Context, u *upFlags) error {
 				return errors.Join(err, outcome())
 			}
 			v.settled(ctx)
+		case err := <-killed:
+			if err != nil {
+				fmt.Fprintln(a.err, err)
+			}
 		case key := <-keys.pressed:
 			switch key {
 			case keyDetach:
@@ -423,10 +428,10 @@ func (a *app) upAttached(ctx context.Context, u *upFlags) error {
 			}
 		case <-interrupts:
 			if interrupted || aborted {
-				_, err := c.Kill(ctx, api.Kill{Select: api.Select{Project: p.Name, Services: u.opt.Services}, Signal: "SIGKILL"})
-				if err != nil {
-					fmt.Fprintln(a.err, err)
-				}
+				go func() { // it waits for their end, or ends with the program
+					_, err := c.Kill(ctx, api.Kill{Select: api.Select{Project: p.Name, Services: u.opt.Services}, Signal: "SIGKILL"})
+					killed <- err
+				}()
 				continue
 			}
 			interrupted = true

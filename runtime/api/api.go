@@ -230,6 +230,8 @@ type Error struct {
 	Message  string    `json:"message"`
 	Hint     string    `json:"hint,omitempty"`
 	ExitCode int       `json:"exitCode,omitempty"`
+	// InUse are ports of the host that a program not of ours has: 8080/tcp.
+	InUse []string `json:"inUse,omitempty"`
 }
 
 func (e *Error) Error() string {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -205,5 +206,31 @@ func TestSockets(t *testing.T) {
 	}
 	if _, err := Find(t.Context(), []string{filepath.Join(t.TempDir(), "none")}); !errors.Is(err, ErrNoEngine) {
 		t.Errorf("no socket: %v", err)
+	}
+}
+
+func TestPublisher(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "docker.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `[{"Names":["/quiet"],"Ports":[{"PrivatePort":8080,"Type":"tcp"}]},
+			{"Names":["/shop-web-1"],"Ports":[{"IP":"0.0.0.0","PrivatePort":80,"PublicPort":8080,"Type":"tcp"},{"PrivatePort":53,"PublicPort":5353,"Type":"udp"}]}]`)
+	}))
+	srv.Listener.Close()
+	srv.Listener = l
+	srv.Start()
+	defer srv.Close()
+	e := New(socket)
+	for _, tc := range []struct {
+		port  uint16
+		proto string
+		want  string
+	}{{8080, "tcp", "shop-web-1"}, {5353, "udp", "shop-web-1"}, {5353, "tcp", ""}, {80, "tcp", ""}, {0, "tcp", ""}} {
+		if got, err := e.Publisher(t.Context(), tc.port, tc.proto); err != nil || got != tc.want {
+			t.Errorf("%d/%s: %q, %v, want %q", tc.port, tc.proto, got, err, tc.want)
+		}
 	}
 }

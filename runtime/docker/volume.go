@@ -26,6 +26,29 @@ func (e *Engine) Volume(ctx context.Context, name string) (Volume, error) {
 	return v, err
 }
 
+// Publisher names the container that has published a port of the host, "" if none
+// has. proto is tcp or udp.
+func (e *Engine) Publisher(ctx context.Context, port uint16, proto string) (string, error) {
+	var containers []struct {
+		Names []string
+		Ports []struct {
+			PublicPort uint16
+			Type       string
+		}
+	}
+	if err := e.get(ctx, "/containers/json", nil, &containers); err != nil {
+		return "", err
+	}
+	for _, c := range containers {
+		for _, p := range c.Ports {
+			if port != 0 && p.PublicPort == port && p.Type == proto && len(c.Names) > 0 {
+				return strings.TrimPrefix(c.Names[0], "/"), nil
+			}
+		}
+	}
+	return "", nil
+}
+
 // readAt is where a container made for it has the volume.
 const readAt = "/volume"
 

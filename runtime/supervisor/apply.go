@@ -161,7 +161,17 @@ func presentable(err error) *api.Error {
 	if one, ok := errors.AsType[*spec.Error](err); ok && err == error(one) { //nolint:errorlint // only one that nothing wraps
 		e.Message, e.Hint = (&spec.Error{Pos: one.Pos, Err: one.Err}).Error(), one.Hint
 	}
-	if many, ok := errors.AsType[*multierror.Error](err); ok {
+	all := []error{err}
+	many, ok := errors.AsType[*multierror.Error](err)
+	if ok {
+		all = many.Errors
+	}
+	for _, one := range all {
+		if taken, ok := errors.AsType[*portInUse](one); ok {
+			e.InUse = append(e.InUse, fmt.Sprintf("%d/%s", taken.at.addr.Port(), taken.at.proto))
+		}
+	}
+	if ok {
 		lines := make([]string, len(many.Errors))
 		for i, err := range many.Errors {
 			lines[i] = err.Error()

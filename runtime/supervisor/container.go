@@ -395,11 +395,11 @@ func depth(target string) int {
 }
 
 // label begins the labels by which compose and the tools around it know what is
-// whose; composeVersion is the one whose labels these are.
-const (
-	label          = "com.docker.compose."
-	composeVersion = "5.5.0"
-)
+// whose.
+const label = "com.docker.compose."
+
+// ComposeVersion is the docker compose whose labels and commands these are.
+const ComposeVersion = "5.5.0"
 
 // labels are a replica's own and those by which compose tools know it.
 func labels(p *spec.Project, svc *spec.Service, img *image.Image, number int) map[string]string {
@@ -421,7 +421,7 @@ func labels(p *spec.Project, svc *spec.Service, img *image.Image, number int) ma
 		label + "project": p.Name, label + "service": svc.Name, label + "oneoff": "False", label + "config-hash": svc.Hash,
 		label + "image": "sha256:" + strings.TrimPrefix(img.ID, "sha256:"), label + "depends_on": strings.Join(deps, ","),
 		label + "project.working_dir": p.WorkingDir, label + "project.config_files": strings.Join(p.Files, ","),
-		label + "version": composeVersion,
+		label + "version": ComposeVersion,
 	})
 	if number > 0 { // one-offs have none
 		l[label+"container-number"] = strconv.Itoa(number)

@@ -116,7 +116,7 @@ func (s *Supervisor) makeNetwork(n *spec.Network, project string) (id string, ma
 	}
 	if n.Hash != "" { // by a compose file
 		maps.Copy(rec.Labels, map[string]string{
-			labelProject: project, labelNetwork: n.Key, label + "config-hash": n.Hash, label + "version": composeVersion,
+			labelProject: project, labelNetwork: n.Key, label + "config-hash": n.Hash, label + "version": ComposeVersion,
 		})
 	}
 	if err := s.opt.Fabric.Create(fabricConfig(&rec)); err != nil {

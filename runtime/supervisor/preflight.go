@@ -242,7 +242,7 @@ func listenError(what string, at socket, err error, holder func(socket) (what, c
 			e.Hint = "take another port of the host, or " + cure
 			return e
 		}
-		e.Err = fmt.Errorf("%s: %w", what, syscall.EADDRINUSE)
+		e.Err = &portInUse{fmt.Errorf("%s: %w", what, syscall.EADDRINUSE), at}
 		e.Hint = "another program listens on it: change the host port, or stop that program"
 		if owner := portOwner(at.proto, at.addr); owner != "" {
 			e.Hint = owner + " listens on it: change the host port, or stop that program"
@@ -257,6 +257,14 @@ func listenError(what string, at socket, err error, holder func(socket) (what, c
 	}
 	return e
 }
+
+// portInUse is the error of a port that a program not of ours has.
+type portInUse struct {
+	error
+	at socket
+}
+
+func (e *portInUse) Unwrap() error { return e.error }
 
 // unprivilegedStart is the first port that needs no right.
 func unprivilegedStart() int {

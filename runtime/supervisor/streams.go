@@ -221,7 +221,8 @@ func (s *Supervisor) ended(ctx context.Context, r *replica) (wire.ExitStatus, er
 	return status, err
 }
 
-// killReplicas signals the selected running replicas.
+// killReplicas signals the selected running replicas. Those that are killed for good
+// have ended when it returns, as with docker.
 func (s *Supervisor) killReplicas(ctx context.Context, k api.Kill) ([]api.ReplicaRef, error) {
 	signal := k.Signal
 	if signal == "" {
@@ -232,6 +233,13 @@ func (s *Supervisor) killReplicas(ctx context.Context, k api.Kill) ([]api.Replic
 		return nil, err
 	}
 	killed := []api.ReplicaRef{}
+	name := strings.TrimPrefix(strings.ToUpper(signal), "SIG")
+	fatal := name == "KILL" || name == "9"
+	type run struct {
+		r      *replica
+		number int
+	}
+	var ending []run
 	for _, r := range found {
 		h, rec, mute := s.asked(r)
 		if !isUp(rec.Status) || h == nil {
@@ -243,7 +251,7 @@ func (s *Supervisor) killReplicas(ctx context.Context, k api.Kill) ([]api.Replic
 		if mute != nil {
 			return killed, mute
 		}
-		if name := strings.TrimPrefix(strings.ToUpper(signal), "SIG"); name == "KILL" || name == "9" || name == strings.TrimPrefix(rec.StopSignal, "SIG") {
+		if fatal || name == strings.TrimPrefix(rec.StopSignal, "SIG") {
 			s.update(r, func(rec *state.Replica) { rec.Stopped = true }) // meant to end: no policy brings it back
 		}
 		if err := h.client.Load().Signal(ctx, wire.Signal{ID: rec.ID, Signal: signal}); err != nil {
@@ -254,6 +262,18 @@ func (s *Supervisor) killReplicas(ctx context.Context, k api.Kill) ([]api.Replic
 		}
 		s.emit(replicaEvent(rec, "kill", map[string]string{"signal": signal}))
 		killed = append(killed, api.ReplicaRef{ID: rec.ID, Name: rec.Name})
+		if fatal {
+			s.mu.Lock()
+			ending = append(ending, run{r, r.run})
+			s.mu.Unlock()
+		}
+	}
+	for _, k := range ending {
+		err := s.await(ctx, k.r, func() (bool, error) { return k.r.gone || k.r.run != k.number || !isUp(k.r.rec.Status), nil })
+		if err != nil {
+			return killed, err
+		}
+		s.flush(k.r) // ps reads files
 	}
 	return killed, nil
 }

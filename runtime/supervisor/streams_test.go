@@ -23,7 +23,6 @@ import (
 	"github.com/stackvm/stack/runtime/api"
 	"github.com/stackvm/stack/runtime/image"
 	"github.com/stackvm/stack/runtime/machine/fake"
-	"github.com/stackvm/stack/runtime/state"
 	"github.com/stackvm/stack/spec"
 )
 
@@ -135,8 +134,9 @@ func TestExecOverTheSocket(t *testing.T) {
 	if err != nil || len(killed) != 1 {
 		t.Errorf("kill: %v, %v", killed, err)
 	}
-	if rec := w.until("shop-web-1", func(rec *state.Replica) bool { return rec.Status == planner.StatusExited }); rec.ExitCode != 137 {
-		t.Errorf("it exited with %d", rec.ExitCode)
+	recorded, err := w.s.opt.State.Replica(w.rec("shop-web-1").ID)
+	if err != nil || recorded.Status != planner.StatusExited || recorded.ExitCode != 137 {
+		t.Errorf("after kill it is %+v, %v", recorded, err)
 	}
 }
 

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -363,7 +364,9 @@ func TestPause(t *testing.T) {
 	if _, err := w.s.killReplicas(t.Context(), api.Kill{Select: api.Select{Project: "shop", Services: []string{"web"}}}); err != nil {
 		t.Fatal(err)
 	}
-	w.until("shop-web-1", func(rec *state.Replica) bool { return rec.Status == planner.StatusExited && rec.ExitCode == 137 })
+	if rec := w.rec("shop-web-1"); rec.Status != planner.StatusExited || rec.ExitCode != 137 {
+		t.Errorf("killed, it is %s (%d)", rec.Status, rec.ExitCode)
+	}
 	w.down(p, true)
 	w.nothingLeft()
 }
@@ -560,6 +563,9 @@ func TestPortsAreCheckedBeforeAnythingChanges(t *testing.T) {
 	want := fmt.Sprintf("compose.yaml:7: service \"web\": publishing port %d: address already in use", taken)
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("error %v", err)
+	}
+	if refused, ok := errors.AsType[*api.Error](err); !ok || !slices.Equal(refused.InUse, []string{fmt.Sprintf("%d/tcp", taken)}) {
+		t.Errorf("the error names no port: %+v", err)
 	}
 	if owner := fmt.Sprintf("process %d (", os.Getpid()); goruntime.GOOS == "linux" && !strings.Contains(err.Error(), owner) {
 		t.Errorf("the error does not name %s…) : %v", owner, err)

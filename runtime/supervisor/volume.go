@@ -34,7 +34,7 @@ func (s *Supervisor) makeVolume(v volume.Volume) error {
 		v.Labels = map[string]string{}
 	}
 	if v.Project != "" && !v.Anonymous { // an engine's anonymous volumes are nobody's
-		maps.Copy(v.Labels, map[string]string{labelProject: v.Project, label + "config-hash": v.Hash, label + "version": composeVersion})
+		maps.Copy(v.Labels, map[string]string{labelProject: v.Project, label + "config-hash": v.Hash, label + "version": ComposeVersion})
 	}
 	if v.Key != "" {
 		v.Labels[labelVolume] = v.Key
