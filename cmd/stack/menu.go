@@ -36,20 +36,28 @@ func (a *app) openMenu() menu {
 		fmt.Fprintln(a.err, "warning: taking keys from the terminal:", err)
 		return menu{}
 	}
-	fmt.Fprintln(a.err, "d: detach, the containers keep running; Ctrl+C: stop them")
+	const shown = "d: detach, the containers keep running; Ctrl+C: stop them"
+	fmt.Fprintln(a.err, shown)
 	m := menu{pressed: make(chan key)}
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGCONT)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTSTP, syscall.SIGCONT)
 	done := make(chan struct{})
 	go func() {
 		for {
 			select {
 			case s := <-signals:
-				if s == syscall.SIGCONT { // whoever had the terminal meanwhile has its own settings
-					_, _ = takeKeys(a.in)
-					continue
+				switch s {
+				case syscall.SIGTSTP: // Ctrl-Z: the shell finds its terminal as it was
+					restore()
+					_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+				case syscall.SIGCONT: // whoever had the terminal meanwhile has its own settings
+					if inForeground(a.in) {
+						_, _ = takeKeys(a.in)
+						fmt.Fprintln(a.err, shown)
+					}
+				default:
+					m.press(keyHangUp, done)
 				}
-				m.press(keyHangUp, done)
 			case <-done:
 				return
 			}

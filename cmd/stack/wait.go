@@ -65,7 +65,7 @@ func (a *app) wait() *cobra.Command {
 				return err
 			}
 			if down {
-				c, err := a.connect(ctx)
+				c, err := a.toChange(ctx)
 				if err != nil {
 					return err
 				}

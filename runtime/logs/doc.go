@@ -7,5 +7,7 @@
 // before it is acknowledged, and the last number in the files says where to go
 // on, so that nothing is lost or doubled when the supervisor dies.
 //
+// A Recent is the log of a replica that shall have none: its last lines in memory.
+//
 // The package starts no goroutine.
 package logs

@@ -202,7 +202,8 @@ func (s *Supervisor) containerOf(m making, rec *state.Replica) (wire.Container, 
 		},
 		DeviceRules: svc.DeviceRules, Umask: svc.Umask, HostCgroup: svc.Cgroup == "host",
 		TellPorts: svc.NetworkMode == hostNetwork,
-		Log:       rec.Logging.Driver != "none",
+		// Of a one-off only who runs it sees the output.
+		Log: rec.Logging.Driver != "none" || !rec.OneOff,
 	}
 	if rec.Logging.NonBlocking {
 		c.LogBuffer = cmp.Or(rec.Logging.BufferBytes, defaultLogBuffer)

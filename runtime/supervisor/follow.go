@@ -15,24 +15,15 @@ import (
 	"github.com/stackvm/stack/runtime/state"
 )
 
-// ending is how one run of a replica that keeps no log ended.
-type ending struct {
-	run int
-	at  time.Time // by the machine's clock, as log records
-	logs.End
-}
-
-const keptEndings = 32
-
 // source is one replica's log being read.
 type source struct {
-	s      *Supervisor
-	r      *replica
 	rec    *state.Replica
-	reader *logs.Reader
+	reader interface {
+		Next() (logs.Record, error)
+		Close() error
+	} // nil without a log
 	next   *logs.Record // read and not yet sent
 	since  time.Time    // what ended before is not told
-	marked int          // the last run without a log whose end was told
 }
 
 // Logs sends the entries that q selects, merged by time as far as they are
@@ -66,11 +57,14 @@ func (s *Supervisor) Logs(ctx context.Context, q api.LogQuery, send func(api.Log
 			present[rec.ID] = true
 			src := sources[rec.ID]
 			if src == nil {
-				src = &source{s: s, r: r}
+				src = &source{}
 				if first {
 					src.since = cmp.Or(q.Since, asked)
 				}
-				if r.log != nil {
+				switch log := r.log.(type) {
+				case *logs.Recent:
+					src.reader = log.Read(q.Since, q.Hold)
+				case *logs.Writer:
 					f := logs.Filter{Since: q.Since, Until: q.Until, Tail: -1, Ends: true}
 					if first {
 						f.Tail = q.Tail
@@ -93,9 +87,6 @@ func (s *Supervisor) Logs(ctx context.Context, q api.LogQuery, send func(api.Log
 		}
 		for _, id := range sortedKeys(sources) {
 			src := sources[id]
-			if err := src.unlogged(send); err != nil {
-				return err
-			}
 			if !present[id] {
 				if src.reader != nil {
 					src.reader.Close()
@@ -195,21 +186,4 @@ func (src *source) mark(at time.Time, end logs.End, send func(api.LogEntry) erro
 		Replica: src.rec.Name, Service: src.rec.Service, Number: src.rec.Number, Record: logs.Record{Time: at},
 		Mark: &api.LogMark{Exited: true, ExitCode: end.Code, Restarting: end.Restarting},
 	})
-}
-
-// unlogged tells the ends of a replica that keeps no log.
-func (src *source) unlogged(send func(api.LogEntry) error) error {
-	src.s.mu.Lock()
-	endings := slices.Clone(src.r.endings)
-	src.s.mu.Unlock()
-	for _, e := range endings {
-		if e.run <= src.marked {
-			continue
-		}
-		src.marked = e.run
-		if err := src.mark(e.at, e.End, send); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -725,7 +725,6 @@ func (s *Supervisor) exited(h *hosted, r *replica, exit wire.ExitStatus, fault s
 		ended.Restarts = 0 // the last restart was a success
 	}
 	end := logs.End{Code: exit.Code, Seen: time.Now(), Restarting: r.stopping == 0 && wantsRestart(ended)}
-	run := r.run
 	s.mu.Unlock()
 	if r.log != nil { // before anybody can learn of the end and look for it there
 		s.warn("writing a log", r.log.End(ended.Finished, end, exit.LogSeq), "container", ended.Name)
@@ -734,12 +733,6 @@ func (s *Supervisor) exited(h *hosted, r *replica, exit wire.ExitStatus, fault s
 	rec := &r.rec
 	rec.Status, rec.ExitCode, rec.OOM, rec.Finished, rec.Restarts = ended.Status, ended.ExitCode, ended.OOM, ended.Finished, ended.Restarts
 	rec.Error, rec.Health, rec.Notice = ended.Error, nil, ""
-	if r.log == nil {
-		if len(r.endings) == keptEndings {
-			r.endings = slices.Delete(r.endings, 0, 1)
-		}
-		r.endings = append(r.endings, ending{run: run, at: ended.Finished, End: end})
-	}
 	queued := r.markLocked()
 	s.notifyLocked(r)
 	snapshot := clone(rec)

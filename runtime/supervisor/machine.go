@@ -20,7 +20,6 @@ import (
 
 	"github.com/stackvm/stack/guest/wire"
 	"github.com/stackvm/stack/network/ipam"
-	"github.com/stackvm/stack/runtime/logs"
 	"github.com/stackvm/stack/runtime/machine"
 	"github.com/stackvm/stack/runtime/machine/control"
 	"github.com/stackvm/stack/runtime/share"
@@ -616,7 +615,7 @@ func (s *Supervisor) writeLogs(h *hosted, batch []wire.LogRecord) error {
 			n++
 		}
 		s.mu.Lock()
-		var w *logs.Writer
+		var w output
 		for _, r := range h.replicas {
 			if r.rec.ID == id {
 				w = r.log

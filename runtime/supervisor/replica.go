@@ -23,7 +23,7 @@ type replica struct {
 	ends sync.Mutex // one end of a run at a time; taken before save
 	save sync.Mutex // one write of the record at a time
 	open sync.Mutex // one change of what is open on the host for it at a time; taken before save
-	log  *logs.Writer
+	log  output     // nil while half made, or if it cannot be opened
 
 	// Guarded by Supervisor.mu.
 	rec     state.Replica
@@ -55,7 +55,18 @@ type replica struct {
 	lastRun time.Time     // start of the present or last run
 	backoff time.Duration // before the next restart
 	drained bool          // the logs of its last run are written
-	endings []ending      // of its last runs, if it has no log, which tells them otherwise
+}
+
+// output is where the lines of a replica go, and the ends of its runs: to a file, or
+// with the logging driver none no further than to who is attached.
+type output interface {
+	Append(records ...*wire.LogRecord) error
+	Last() uint64
+	Begin() error
+	End(at time.Time, e logs.End, seq uint64) error
+	Settle() error
+	Changed() <-chan struct{}
+	Close() error
 }
 
 // opLock is a mutex that can be waited for with a context.
@@ -115,15 +126,23 @@ func (s *Supervisor) loadReplicas(records []*state.Replica) {
 
 // openLog opens the log of a replica that has one.
 func (s *Supervisor) openLog(r *replica) error {
-	if r.log != nil || r.rec.Logging.Driver == "none" {
+	if r.log != nil {
+		return nil
+	}
+	if r.rec.Logging.Driver == "none" {
+		r.log = new(logs.Recent)
 		return nil
 	}
 	rotation, err := s.opt.Rotation.With(r.rec.Logging.Options)
 	if err != nil {
 		return err
 	}
-	r.log, err = logs.OpenWriter(s.opt.State.LogPath(r.rec.ID), rotation)
-	return err
+	w, err := logs.OpenWriter(s.opt.State.LogPath(r.rec.ID), rotation)
+	if err != nil {
+		return err
+	}
+	r.log = w
+	return nil
 }
 
 // update changes a replica's record and writes it down. The change is visible

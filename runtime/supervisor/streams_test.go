@@ -399,9 +399,16 @@ func mustFind(t *testing.T, w *world, name string) *replica {
 // Whoever follows sees what each run wrote, then how it ended, and the end of
 // the stream when nothing runs any more.
 func TestFollow(t *testing.T) {
+	t.Run("kept", func(t *testing.T) { testFollow(t, "", 2) })
+	// Who is attached sees what is kept nowhere.
+	t.Run("not kept", func(t *testing.T) { testFollow(t, "none", 0) })
+}
+
+func testFollow(t *testing.T, driver string, kept int) {
 	w := newWorld(t)
 	c := w.serve()
 	p := project("shop", service("job", "sh", "-c", "echo one; echo two; exit 1"), service("web", "sh", "-c", "echo up; server"))
+	p.Services["job"].Logging.Driver, p.Services["web"].Logging.Driver = driver, driver
 	p.Services["job"].Restart = spec.Restart{Policy: "on-failure", Max: 1}
 	if _, err := w.apply(api.Apply{Command: api.Create, Name: "shop", Project: p}); err != nil {
 		t.Fatal(err)
@@ -461,8 +468,11 @@ func TestFollow(t *testing.T) {
 		}
 		n++
 	}
-	if n != 2 {
-		t.Errorf("%d entries", n)
+	if n != kept {
+		t.Errorf("%d entries, want %d", n, kept)
+	}
+	if _, err := os.Stat(w.s.opt.State.LogPath(w.rec("shop-web-1").ID)); (err == nil) != (kept > 0) {
+		t.Errorf("the log's file: %v", err)
 	}
 }
 
