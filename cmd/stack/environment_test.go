@@ -146,6 +146,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 	}
 	for args, want := range map[string][]string{
 		"--dry-run up":              {"DRY-RUN MODE -  Network rehearsed_default Creating", "DRY-RUN MODE -  Volume rehearsed_data Created", "Container rehearsed-a-1 Started", "Container rehearsed-b-1 Started"},
+		"up --wait --dry-run":       {"Container rehearsed-a-1 Started", "DRY-RUN MODE -  Container rehearsed-a-1 Waiting", "DRY-RUN MODE -  Container rehearsed-b-1 Healthy"},
 		"up --dry-run -d b":         {"Container rehearsed-b-1 Started"},
 		"--dry-run down -v":         nil,
 		"--dry-run stop":            nil,

@@ -22,8 +22,8 @@ type source struct {
 		Next() (logs.Record, error)
 		Close() error
 	} // nil without a log
-	next   *logs.Record // read and not yet sent
-	since  time.Time    // what ended before is not told
+	next  *logs.Record // read and not yet sent
+	since time.Time    // what ended before is not told
 }
 
 // Logs sends the entries that q selects, merged by time as far as they are
