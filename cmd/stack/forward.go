@@ -72,8 +72,8 @@ until forward rm, or until its project goes down.`,
 			return err
 		}
 		err = a.followForwards(client.Forward(ctx, api.Forward{Project: name, Ports: ports, Detach: detach}), ports, quiet)
-		if ctx.Err() != nil {
-			return nil // its ordinary end
+		if errors.Is(err, context.Canceled) {
+			err = nil // Ctrl-C is its ordinary end
 		}
 		return dockerPorts(ctx, err)
 	})
