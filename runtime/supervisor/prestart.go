@@ -79,7 +79,7 @@ func (s *Supervisor) hookContainers(m making, images []*image.Image, rec *state.
 			return nil, fmt.Errorf("pre_start[%d]: %w", i, err)
 		}
 		c.JoinNetwork, c.Hostname, c.Domainname = cmp.Or(of.JoinNetwork, rec.ID), of.Hostname, of.Domainname
-		c.ID, c.Name, c.Root.Scratch, c.Health, c.TTY, c.Stdin = "", "", "", nil, false, false
+		c.ID, c.Name, c.Root.Scratch, c.Health, c.TTY, c.Stdin, c.Log = "", "", "", nil, false, false, false
 		out = append(out, c)
 	}
 	return out, nil
