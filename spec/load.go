@@ -194,22 +194,16 @@ func (l *loading) discover() (po *cli.ProjectOptions, err error) {
 	return po, err
 }
 
-// ComposeVariables returns the variables whose names start with COMPOSE_: the
-// environment's, and where it has none those of the env files, which may
-// configure the command line as well as the compose file. What is wrong with the
-// files is for Load to say.
-func ComposeVariables(o Options) map[string]string {
+// LookupTable returns the variables of the environment, and where it has none those
+// of the env files, which may configure the command line as well as the compose
+// file. It is empty where something is wrong with the files, which is for Load to
+// say.
+func LookupTable(o Options) map[string]string {
 	po, err := newLoading(o).discover()
 	if err != nil {
 		return nil
 	}
-	out := map[string]string{}
-	for k, v := range po.Environment {
-		if strings.HasPrefix(k, "COMPOSE_") {
-			out[k] = v
-		}
-	}
-	return out
+	return po.Environment
 }
 
 // envFileOption is cli.WithEnvFiles with the environment taken from Options

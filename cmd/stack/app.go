@@ -46,7 +46,7 @@ type app struct {
 	showVersion bool // -v
 	asCompose   bool // called as docker compose
 
-	compose map[string]string // COMPOSE_ variables of environment and env files
+	environ map[string]string // of the environment and, below it, the env files
 }
 
 // exitStatus ends the program with a status and no message: the command of exec

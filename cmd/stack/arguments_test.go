@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -128,11 +129,18 @@ func TestSplitTag(t *testing.T) {
 
 func TestFromEnvironment(t *testing.T) {
 	t.Setenv("STACK_TEST_SET", "a=b")
-	got, err := fromEnvironment([]string{"K=V", "EMPTY=", "STACK_TEST_SET", "STACK_TEST_UNSET"})
-	if diff := cmp.Diff([]string{"K=V", "EMPTY=", "STACK_TEST_SET=a=b"}, got); err != nil || diff != "" {
+	t.Chdir(t.TempDir())
+	for name, text := range map[string]string{".env": "STACK_TEST_FILE=f\nSTACK_TEST_SET=other\n", "compose.yaml": "services: {}"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := &app{environ: spec.LookupTable(spec.Options{})}
+	got, err := a.fromEnvironment([]string{"K=V", "EMPTY=", "STACK_TEST_SET", "STACK_TEST_FILE", "STACK_TEST_UNSET"})
+	if diff := cmp.Diff([]string{"K=V", "EMPTY=", "STACK_TEST_SET=a=b", "STACK_TEST_FILE=f"}, got); err != nil || diff != "" {
 		t.Errorf("%v\n%s", err, diff)
 	}
-	if _, err := fromEnvironment([]string{"=V"}); err == nil {
+	if _, err := a.fromEnvironment([]string{"=V"}); err == nil {
 		t.Error("a variable without a name was taken")
 	}
 }

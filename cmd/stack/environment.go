@@ -30,7 +30,7 @@ func (a *app) settle(cmd *cobra.Command) error {
 			a.load.ProjectDirectory = a.workdir
 		}
 	}
-	a.compose = spec.ComposeVariables(a.load)
+	a.environ = spec.LookupTable(a.load)
 	switch {
 	case a.noANSI && a.ansi != "":
 		return errors.New(`cannot specify DEPRECATED "--no-ansi" and "--ansi". Please use only "--ansi"`)
@@ -78,7 +78,7 @@ func (a *app) settle(cmd *cobra.Command) error {
 
 // getenv is a variable of the environment, or a COMPOSE_ one of the env files.
 func (a *app) getenv(name string) string {
-	if v, ok := a.compose[name]; ok {
+	if v, ok := a.environ[name]; ok && strings.HasPrefix(name, "COMPOSE_") {
 		return v
 	}
 	return os.Getenv(name)

@@ -31,7 +31,7 @@ func (a *app) exec() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if e.Env, err = fromEnvironment(e.Env); err != nil {
+		if e.Env, err = a.fromEnvironment(e.Env); err != nil {
 			return err
 		}
 		e.Args = args[1:]
@@ -89,8 +89,9 @@ func commandFailure(err error) error {
 	return err
 }
 
-// fromEnvironment completes variables that have no value from this process's.
-func fromEnvironment(vars []string) ([]string, error) {
+// fromEnvironment completes variables that have no value from the environment, or
+// the env files, as docker compose does; those that neither has are left out.
+func (a *app) fromEnvironment(vars []string) ([]string, error) {
 	var complete []string
 	for _, v := range vars {
 		key, _, ok := strings.Cut(v, "=")
@@ -98,7 +99,10 @@ func fromEnvironment(vars []string) ([]string, error) {
 			return nil, fmt.Errorf("invalid environment variable %q: should be KEY=VALUE", v)
 		}
 		if !ok {
-			value, set := os.LookupEnv(key)
+			value, set := a.environ[key]
+			if !set {
+				value, set = os.LookupEnv(key) // the env files cannot be read
+			}
 			if !set {
 				continue
 			}

@@ -51,7 +51,7 @@ func (a *app) run() *cobra.Command {
 			if o.TTY, err = a.wantsTTY(cmd.Flags().Changed("tty"), flags.tty && !flags.noTTY && !flags.detach, o.StdinOpen); err != nil {
 				return err
 			}
-			if o.Environment, err = fromEnvironment(o.Environment); err != nil {
+			if o.Environment, err = a.fromEnvironment(o.Environment); err != nil {
 				return err
 			}
 			o.Command = args[1:]
@@ -59,6 +59,7 @@ func (a *app) run() *cobra.Command {
 			if flags.quiet {
 				a.progress = "quiet"
 			}
+			a.warnQuietBuild(cmd)
 			r.Service = args[0]
 			return a.runOneOff(cmd.Context(), r, o, flags)
 		},
@@ -90,7 +91,7 @@ func (a *app) run() *cobra.Command {
 	f.StringVar(&r.Pull, "pull", "policy", "pull the image first: always, missing, never, or the service's own `policy`")
 	f.BoolVarP(&flags.quiet, "quiet", "q", false, "print nothing but what the container prints")
 	f.BoolVar(&flags.quietPull, "quiet-pull", false, "pull without progress of the layers")
-	f.Bool("quiet-build", false, "has no effect: nothing is built")
+	f.Bool("quiet-build", false, quietBuildHelp)
 	f.BoolVar(&flags.removeOrphans, "remove-orphans", false, "remove containers of services that are not in the compose file")
 	f.BoolVar(&r.AutoRemove, "rm", false, "remove the container when it exits")
 	f.BoolVarP(&o.Ports, "service-ports", "P", false, "publish the service's ports")

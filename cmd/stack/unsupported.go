@@ -11,6 +11,16 @@ func needsBuilder(what string) error {
 	return fmt.Errorf("%s is not supported yet: stack cannot build images; build them elsewhere, push them to a registry, and name them with image", what)
 }
 
+// quietBuildHelp is of a flag that says how a build is shown, and so is taken where
+// nothing is built; warnQuietBuild says that it changes nothing.
+const quietBuildHelp = "has no effect: nothing is built yet"
+
+func (a *app) warnQuietBuild(cmd *cobra.Command) {
+	if cmd.Flags().Changed("quiet-build") {
+		fmt.Fprintln(a.err, "warning: --quiet-build has no effect: images cannot be built yet")
+	}
+}
+
 // unsupported are compose's commands that are known and refused, whatever their
 // arguments: a script learns why, and nothing happens.
 func (a *app) unsupported() []*cobra.Command {

@@ -71,6 +71,7 @@ func (a *app) up() *cobra.Command {
 			if !cmd.Flags().Changed("menu") {
 				u.show.menu = a.getenv("COMPOSE_MENU") == "" || a.envBool("COMPOSE_MENU")
 			}
+			a.warnQuietBuild(cmd)
 			u.opt.Services = services
 			if u.planFile != "" {
 				if err := u.stored(cmd, services); err != nil {
@@ -96,6 +97,7 @@ func (a *app) up() *cobra.Command {
 	f.Bool("quiet-build", false, "has no effect: nothing is built")
 	_ = f.MarkHidden("quiet-build") // it was just added
 	f.BoolVar(&u.build, "build", false, "build images first (not supported yet)")
+	f.Bool("quiet-build", false, quietBuildHelp)
 	f.BoolVar(&u.noBuild, "no-build", false, "build no image, even one that is missing")
 	f.BoolVarP(&u.watch, "watch", "w", false, "watch sources and refresh containers (not supported yet)")
 	f.BoolVarP(&u.yes, "yes", "y", false, "answer yes to every question, also whether a changed volume's data may be lost")

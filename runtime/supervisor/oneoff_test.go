@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/stackvm/stack/planner"
 	"github.com/stackvm/stack/runtime/api"
+	"github.com/stackvm/stack/runtime/image"
 	"github.com/stackvm/stack/runtime/state"
 	"github.com/stackvm/stack/spec"
 )
@@ -93,4 +95,59 @@ func TestRunWaitsForConditions(t *testing.T) {
 	}
 	w.down(p, true)
 	w.nothingLeft()
+}
+
+// TestRunPulls: a one-off's image is looked up again as its service's pull policy
+// wants, for its age too, unless run says otherwise.
+func TestRunPulls(t *testing.T) {
+	w := newWorld(t)
+	c := w.serve()
+	p := project("shop", service("web", "server"))
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for _, tt := range []struct {
+		policy, flag string
+		age          time.Duration
+		want         bool
+	}{
+		{"", "policy", 24 * 365 * time.Hour, false},
+		{"missing", "policy", 24 * 365 * time.Hour, false},
+		{"always", "policy", time.Second, true},
+		{"daily", "policy", 23 * time.Hour, false},
+		{"daily", "policy", 25 * time.Hour, true},
+		{"daily", "", 25 * time.Hour, true},
+		{"weekly", "policy", 6 * 24 * time.Hour, false},
+		{"weekly", "policy", 8 * 24 * time.Hour, true},
+		{"every_1w2d", "policy", 8 * 24 * time.Hour, false},
+		{"every_1w2d", "policy", 10 * 24 * time.Hour, true},
+		{"daily", "missing", 25 * time.Hour, false},
+		{"daily", "always", time.Hour, true},
+	} {
+		img := w.images.make("app:1", image.Config{Cmd: []string{"server"}})
+		img.Pulled = time.Now().Add(-tt.age)
+		w.images.mu.Lock()
+		w.images.images["app:1"], w.images.remote = img, map[string]*image.Image{"app:1": w.images.make("app:1", img.Config)}
+		w.images.mu.Unlock()
+		p.Services["web"].PullPolicy = tt.policy
+		_, set, err := p.OneOff("web", spec.OneOff{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pulled := false
+		for e, err := range c.Run(ctx, api.Run{Project: p, Service: "web", Set: set, Pull: tt.flag}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			pulled = pulled || e.Kind == api.EventProgress
+			if e.Kind == api.EventCreated {
+				if err := c.DeleteReplica(ctx, api.Select{Replica: e.Replica.ID}); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		if pulled != tt.want {
+			t.Errorf("policy %q, --pull %q, an image of %v: pulled %v, want %v", tt.policy, tt.flag, tt.age, pulled, tt.want)
+		}
+	}
+	w.down(p, true)
 }
