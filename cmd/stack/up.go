@@ -94,10 +94,9 @@ func (a *app) up() *cobra.Command {
 	f.BoolVarP(&u.detach, "detach", "d", false, "run containers in the background")
 	f.IntVar(&u.waitTimeout, "wait-timeout", 0, "`seconds` to wait at most; 0: without end")
 	f.BoolVar(&u.quietPull, "quiet-pull", false, "pull without progress of the layers")
-	f.Bool("quiet-build", false, "has no effect: nothing is built")
+	f.Bool("quiet-build", false, quietBuildHelp)
 	_ = f.MarkHidden("quiet-build") // it was just added
 	f.BoolVar(&u.build, "build", false, "build images first (not supported yet)")
-	f.Bool("quiet-build", false, quietBuildHelp)
 	f.BoolVar(&u.noBuild, "no-build", false, "build no image, even one that is missing")
 	f.BoolVarP(&u.watch, "watch", "w", false, "watch sources and refresh containers (not supported yet)")
 	f.BoolVarP(&u.yes, "yes", "y", false, "answer yes to every question, also whether a changed volume's data may be lost")
