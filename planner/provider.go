@@ -28,7 +28,7 @@ func (d *differ) provided(service string, r *Replica) string {
 	return ""
 }
 
-// providers are the runs of providers that a service depends on.
+// providersOf are the runs of providers that a service depends on.
 func (d *differ) providersOf(service string) []*node {
 	var out []*node
 	for _, dep := range sortedKeys(d.deps[service]) {
