@@ -131,8 +131,28 @@ func (d *differ) run() (Plan, error) {
 	plan, err := d.plan()
 	if err == nil {
 		plan.stored(d.p, d.opt, d.order)
+		plan.Kept = d.kept(plan)
 	}
 	return plan, err
+}
+
+// kept are the names of the replicas in scope that run and go on as they are.
+func (d *differ) kept(plan Plan) []string {
+	touched := map[string]bool{}
+	for _, s := range plan.Steps {
+		if s.Verb != Wait {
+			touched[s.Replica] = true
+		}
+	}
+	var names []string
+	for _, service := range d.order {
+		for _, r := range d.observed[service] {
+			if r.Status == StatusRunning && !touched[r.ID] {
+				names = append(names, r.Name)
+			}
+		}
+	}
+	return names
 }
 
 // planRefreshes plans the pulls of images that are there but whose policy wants

@@ -52,6 +52,8 @@ type Plan struct {
 	// Warnings are what the user should know although the plan stands: orphans
 	// that stay, a volume kept although the file describes another.
 	Warnings []string `json:"warnings,omitempty"`
+	// Kept are the names of replicas that run and that no step but a wait is about.
+	Kept []string `json:"kept,omitempty"`
 
 	// Of plans for up: what was asked for, without Now, and a keyed digest of
 	// each "service NAME", "network NAME" and "volume NAME" as it was to become.

@@ -64,6 +64,9 @@ func (a *app) rehearse(ctx context.Context, c *api.Client, change api.Apply) err
 		return err
 	}
 	defer p.Close()
+	for _, name := range plan.Kept {
+		p.On(render.Event{ID: "Container " + name, Status: render.Done, Text: "Running"})
+	}
 	for _, s := range plan.Steps {
 		e := render.Event{ID: nouns[s.Noun] + " " + s.Name, Status: render.Working}
 		if s.Destructive {

@@ -242,6 +242,9 @@ func (c *change) apply(ctx context.Context, a api.Apply, pid int) error {
 			c.warn("machines run by emulation, which is slow and no security boundary: %s (see stack doctor)", why)
 		}
 	}
+	for _, name := range plan.Kept {
+		c.event(api.Event{Kind: api.EventStep, Step: &api.StepEvent{Noun: planner.ReplicaNoun, Name: name, State: api.StepDone, Text: "Running"}})
+	}
 	defer c.settleBooted()
 	if err := c.run(ctx, plan); err != nil {
 		return err

@@ -59,6 +59,13 @@ func (c *change) resolveImages(ctx context.Context, plan planner.Plan) []error {
 // is, and warnings.
 func (s *Supervisor) preflight(p *spec.Project, plan planner.Plan) (warnings []string, faults []error) {
 	made, starting := map[string]bool{}, map[string]bool{}
+	running := map[string]map[string]bool{} // by service: the replicas that will run
+	runs := func(service, name string) {
+		if running[service] == nil {
+			running[service] = map[string]bool{}
+		}
+		running[service][name] = true
+	}
 	leaving := map[string]bool{} // replicas whose ports are free by then
 	for _, step := range plan.Steps {
 		if step.Noun != planner.ReplicaNoun {
@@ -69,6 +76,7 @@ func (s *Supervisor) preflight(p *spec.Project, plan planner.Plan) (warnings []s
 			made[step.Service] = true
 		case planner.Start, planner.Restart:
 			starting[step.Service] = true
+			runs(step.Service, step.Name)
 		}
 		if step.Replica != "" && step.Verb != planner.Wait {
 			leaving[step.Replica] = true
@@ -97,6 +105,9 @@ func (s *Supervisor) preflight(p *spec.Project, plan planner.Plan) (warnings []s
 			}
 		}
 	}
+	for _, name := range plan.Kept {
+		runs(s.serviceOf(name), name)
+	}
 	held := s.heldPorts(leaving)
 	wanted := map[socket]*spec.Service{}
 	for _, name := range sortedKeys(p.Services) {
@@ -114,10 +125,38 @@ func (s *Supervisor) preflight(p *spec.Project, plan planner.Plan) (warnings []s
 			if port.Published == 0 || svc.Scale == 0 {
 				continue
 			}
+			if n, room := len(running[name]), max(int(port.PublishedEnd)-int(port.Published), 0)+1; n > room {
+				faults = append(faults, tooFewPorts(svc, port, n, room))
+				continue
+			}
 			faults = append(faults, s.checkPort(svc, port, held, wanted)...)
 		}
 	}
 	return warnings, faults
+}
+
+// tooFewPorts says that a service's replicas cannot all be published.
+func tooFewPorts(svc *spec.Service, port spec.Port, replicas, ports int) error {
+	have := fmt.Sprintf("port %d", port.Published)
+	if ports > 1 {
+		have = fmt.Sprintf("ports %d-%d", port.Published, port.PublishedEnd)
+	}
+	return &spec.Error{
+		Pos: port.Pos, Err: fmt.Errorf("service %q: publishing %s: %d containers want one each", svc.Name, have, replicas),
+		Hint: fmt.Sprintf("publish a range, such as %d-%d:%d, or leave the host's port out", port.Published, int(port.Published)+replicas-1, port.Target),
+	}
+}
+
+// serviceOf is the service of a replica by name, "" if there is none.
+func (s *Supervisor) serviceOf(name string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.replicas {
+		if r.rec.Name == name {
+			return r.rec.Service
+		}
+	}
+	return ""
 }
 
 // nameHolder says who has a container name, in any project but one, whose own

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	goruntime "runtime"
 	"slices"
@@ -570,6 +571,64 @@ func TestPortsAreCheckedBeforeAnythingChanges(t *testing.T) {
 	if owner := fmt.Sprintf("process %d (", os.Getpid()); goruntime.GOOS == "linux" && !strings.Contains(err.Error(), owner) {
 		t.Errorf("the error does not name %s…) : %v", owner, err)
 	}
+	w.nothingLeft()
+}
+
+// TestTooFewPorts: replicas that cannot all be published are refused before the
+// first is made, those that run already counted too.
+func TestTooFewPorts(t *testing.T) {
+	w := newWorld(t)
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := uint16(l.Addr().(*net.TCPAddr).Port)
+	l.Close()
+	p := project("shop", service("web", "server"))
+	p.Services["web"].Ports = []spec.Port{{Published: free, HostIP: netip.MustParseAddr("127.0.0.1"), Target: 80, Protocol: "tcp", Pos: spec.Pos{File: "compose.yaml", Line: 7}}}
+	up := func(scale int) error {
+		_, err := w.apply(api.Apply{Command: api.Up, Name: "shop", Project: p, Options: planner.Options{Scale: map[string]int{"web": scale}}})
+		return err
+	}
+	want := fmt.Sprintf("compose.yaml:7: service \"web\": publishing port %d: 2 containers want one each", free)
+	if err := up(2); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v", err)
+	}
+	w.nothingLeft()
+	if err := up(1); err != nil {
+		t.Fatal(err)
+	}
+	if err := up(2); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("beside one that runs: %v", err)
+	}
+	w.down(p, false)
+	w.nothingLeft()
+}
+
+// TestRunningIsSaid: an up names what runs and stays as it is.
+func TestRunningIsSaid(t *testing.T) {
+	w := newWorld(t)
+	p := project("shop", service("web", "server"))
+	said := func() (running []string) {
+		t.Helper()
+		events, err := w.apply(api.Apply{Command: api.Up, Name: "shop", Project: p})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			if e.Kind == api.EventStep && e.Step.Text == "Running" {
+				running = append(running, e.Step.Name)
+			}
+		}
+		return running
+	}
+	if first := said(); len(first) > 0 {
+		t.Errorf("the first up says that %q run", first)
+	}
+	if second := said(); !slices.Equal(second, []string{"shop-web-1"}) {
+		t.Errorf("the second up says that %q run", second)
+	}
+	w.down(p, false)
 	w.nothingLeft()
 }
 
