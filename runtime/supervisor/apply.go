@@ -115,6 +115,15 @@ func (c *change) warn(format string, args ...any) {
 	c.event(api.Event{Kind: api.EventWarning, Text: fmt.Sprintf(format, args...)})
 }
 
+// report tells of an object that no step of a plan is about.
+func (c *change) report(noun planner.Noun, name string, state api.StepState, text string, err error) {
+	e := &api.StepEvent{Noun: noun, Name: name, State: state, Text: text}
+	if err != nil {
+		e.State, e.Error = api.StepFailed, presentable(err).Message
+	}
+	c.event(api.Event{Kind: api.EventStep, Step: e})
+}
+
 // Apply carries a command out and tells send what happens; the last event is
 // EventDone. pid is the client's.
 func (s *Supervisor) Apply(ctx context.Context, a api.Apply, pid int, send func(api.Event)) {
@@ -243,7 +252,7 @@ func (c *change) apply(ctx context.Context, a api.Apply, pid int) error {
 		}
 	}
 	for _, name := range plan.Kept {
-		c.event(api.Event{Kind: api.EventStep, Step: &api.StepEvent{Noun: planner.ReplicaNoun, Name: name, State: api.StepDone, Text: "Running"}})
+		c.report(planner.ReplicaNoun, name, api.StepDone, "Running", nil)
 	}
 	defer c.settleBooted()
 	if err := c.run(ctx, plan); err != nil {
@@ -1030,7 +1039,10 @@ func (s *Supervisor) Run(ctx context.Context, req api.Run, send func(api.Event))
 		defer release()
 		for _, key := range sortedKeys(svc.Networks) {
 			if n := req.Project.Networks[key]; n != nil && !n.External && s.network(n.Name) == nil {
-				if err := s.createNetwork(req.Project, n.Name); err != nil {
+				c.report(planner.NetworkNoun, n.Name, api.StepStarted, "Creating", nil)
+				err := s.createNetwork(req.Project, n.Name)
+				c.report(planner.NetworkNoun, n.Name, api.StepDone, "Created", err)
+				if err != nil {
 					return err
 				}
 			}
@@ -1047,7 +1059,10 @@ func (s *Supervisor) Run(ctx context.Context, req api.Run, send func(api.Event))
 			volumes[v.Name] = true
 			if !v.External {
 				if _, err := s.opt.Volumes.Get(v.Name); errors.Is(err, volume.ErrNotFound) {
-					if err := c.makeVolume(v.Name); err != nil {
+					c.report(planner.VolumeNoun, v.Name, api.StepStarted, "Creating", nil)
+					err := c.makeVolume(v.Name)
+					c.report(planner.VolumeNoun, v.Name, api.StepDone, "Created", err)
+					if err != nil {
 						return err
 					}
 				}
@@ -1069,7 +1084,9 @@ func (s *Supervisor) Run(ctx context.Context, req api.Run, send func(api.Event))
 		if m.guests == "" {
 			m.guests = s.holder(volumes, req.Service)
 		}
+		c.report(planner.ReplicaNoun, m.name, api.StepStarted, "Creating", nil)
 		r, err := s.makeReplica(ctx, m)
+		c.report(planner.ReplicaNoun, m.name, api.StepDone, "Created", err)
 		if err != nil {
 			return err
 		}

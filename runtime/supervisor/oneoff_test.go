@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -64,6 +65,7 @@ func TestRunWaitsForConditions(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	run := func(required, noDeps bool) (warned bool, err error) {
+		var said []string
 		how := p.Services["tool"].DependsOn["job"]
 		how.Required = required
 		p.Services["tool"].DependsOn["job"] = how
@@ -76,7 +78,13 @@ func TestRunWaitsForConditions(t *testing.T) {
 				return warned, err
 			}
 			warned = warned || e.Kind == api.EventWarning
+			if e.Kind == api.EventStep {
+				said = append(said, e.Step.Text+" "+e.Step.Name)
+			}
 			if e.Kind == api.EventCreated {
+				if want := []string{"Creating " + e.Replica.Name, "Created " + e.Replica.Name}; !slices.Equal(said[len(said)-2:], want) {
+					t.Errorf("it reports %q, want %q last", said, want)
+				}
 				if err := c.DeleteReplica(ctx, api.Select{Replica: e.Replica.ID}); err != nil {
 					t.Error(err)
 				}
