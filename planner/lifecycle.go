@@ -81,6 +81,9 @@ func StartAll(observed State, desired *spec.Project, project string, sel Selecti
 	if err != nil {
 		return Plan{}, err
 	}
+	if desired == nil && len(observed.Providers) == 0 && !slices.ContainsFunc(observed.Replicas, func(r Replica) bool { return !r.OneOff }) {
+		return Plan{}, fmt.Errorf("no container found for project %q: not found", project) // docker compose's words
+	}
 	deps, order := dependencyOrder(observed, desired)
 	slots := map[string][]*slot{}
 	for _, service := range order {
