@@ -9,6 +9,7 @@ import (
 	"io"
 	"log"
 	"net/http"
+	"net/http/cgi"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -168,6 +169,43 @@ func TestGit(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(f.opt.Dir, ".fetching-*"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %q, %v", left, err)
+	}
+}
+
+// TestGitOverHTTP: a repository behind a password, which the name has, and which
+// git gets by no argument.
+func TestGitOverHTTP(t *testing.T) {
+	r := newRepository(t)
+	r.commit(map[string]string{"compose.yaml": "served"})
+	backend := filepath.Join(r.git("--exec-path"), "git-http-backend")
+	if _, err := os.Stat(backend); err != nil {
+		t.Skip("git has no http-backend here")
+	}
+	serve := &cgi.Handler{Path: backend, Env: []string{"GIT_PROJECT_ROOT=" + filepath.Dir(r.dir), "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"}}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if user, password, _ := req.BasicAuth(); user != "me" || password != "hush hush" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		req.URL.Path = strings.Replace(req.URL.Path, "/shop.git/", "/"+filepath.Base(r.dir)+"/.git/", 1)
+		serve.ServeHTTP(w, req)
+	}))
+	defer s.Close()
+	host := strings.TrimPrefix(s.URL, "http://")
+	f := newFiles(t, nil, "")
+	if text, title := fetch(t, f, "http://me:hush%20hush@"+host+"/shop.git#main", false); text != "served" || title != "shop" {
+		t.Errorf("%q named %q", text, title)
+	}
+	for _, user := range []string{"me:wrong@", ""} {
+		_, err := f.Fetch(t.Context(), "http://"+user+host+"/shop.git", false)
+		if err == nil || !strings.Contains(err.Error(), "git: fatal: ") || strings.Contains(err.Error(), "wrong") {
+			t.Errorf("as %q: %v", user, err)
+		}
+	}
+	s.Close()
+	if _, err := f.Fetch(t.Context(), "http://me:hush@"+host+"/shop.git", false); err == nil {
+		t.Error("a server that is gone answers")
 	}
 }
 
