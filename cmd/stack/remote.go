@@ -33,12 +33,29 @@ func (r *remoteFiles) Fetch(ctx context.Context, name string, any bool) (spec.Fe
 	if err != nil {
 		return spec.Fetched{}, err
 	}
-	files := remote.New(remote.Options{Dir: filepath.Join(dirs.Data, "compose"), Getenv: r.getenv, Registry: r.artifacts})
+	files := remote.New(remote.Options{Dir: filepath.Join(dirs.Data, "compose"), Getenv: r.getenv, Registry: r.artifacts, Fetching: r.fetching})
 	got, err := files.Fetch(ctx, name, any)
 	if shown := remote.Shown(name); err == nil && !slices.Contains(r.fetched, shown) {
 		r.fetched = append(r.fetched, shown)
 	}
 	return got, err
+}
+
+// fetching shows that a copy is being made.
+func (r *remoteFiles) fetching(name string) func(bool) {
+	p, err := r.newProgress("fetch", false)
+	if err != nil { // settle has said so
+		return func(bool) {}
+	}
+	e := render.Event{ID: "Compose file " + name, Status: render.Working, Text: "Fetching"}
+	p.On(e)
+	return func(made bool) {
+		if made {
+			e.Status, e.Text = render.Done, "Fetched"
+			p.On(e)
+		}
+		p.Close()
+	}
 }
 
 // artifacts is a client for the registry of a published project.

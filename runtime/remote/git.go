@@ -45,7 +45,7 @@ func (f *Files) repository(ctx context.Context, g Git, any bool) (spec.Fetched, 
 	}
 	dir, there := f.kept("git", commit)
 	if !there {
-		if err := f.keep(dir, func(root *os.Root, scratch string) error { return g.fetch(ctx, root, scratch, want, commit) }); err != nil {
+		if err := f.keep(g.String(), dir, func(root *os.Root, scratch string) error { return g.fetch(ctx, root, scratch, want, commit) }); err != nil {
 			return spec.Fetched{}, err
 		}
 	}

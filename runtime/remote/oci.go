@@ -86,7 +86,7 @@ func (f *Files) artifact(ctx context.Context, name string, any bool) (spec.Fetch
 	id = strings.TrimPrefix(m.Digest, "sha256:")
 	dir, there := f.kept("oci", id)
 	if !there {
-		err = f.keep(dir, func(root *os.Root, _ string) error { return writeArtifact(ctx, client, ref.Repo, m, root) })
+		err = f.keep(ociScheme+name, dir, func(root *os.Root, _ string) error { return writeArtifact(ctx, client, ref.Repo, m, root) })
 		if err != nil {
 			return spec.Fetched{}, err
 		}

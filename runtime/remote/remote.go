@@ -35,6 +35,10 @@ type Options struct {
 	// Registry returns a client with the credentials for a repository, which
 	// Files closes.
 	Registry func(ctx context.Context, repo registry.Repository) (*registry.Client, error)
+
+	// Fetching, if not nil, is told of each copy before it is made, which may take
+	// long. What it returns is called when it is made, or is not.
+	Fetching func(name string) (end func(made bool))
 }
 
 // Files fetches compose files. It is a spec.Remote.
@@ -139,9 +143,13 @@ func (f *Files) remember(kind, name, id string) error {
 	return nil
 }
 
-// keep makes a copy by fill, which gets the empty directory for it and one
-// beside it for its own use. Of two at a time, one stays.
-func (f *Files) keep(dir string, fill func(root *os.Root, scratch string) error) (err error) {
+// keep makes a copy of what name stands for by fill, which gets the empty
+// directory for it and one beside it for its own use. Of two at a time, one stays.
+func (f *Files) keep(name, dir string, fill func(root *os.Root, scratch string) error) (err error) {
+	if f.opt.Fetching != nil {
+		end := f.opt.Fetching(name)
+		defer func() { end(err == nil) }()
+	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -116,6 +117,10 @@ func TestGit(t *testing.T) {
 	r.git("branch", "feature/main") // listed before the branch main
 	r.commit(map[string]string{"compose.yml": "two"})
 	f := newFiles(t, nil, "")
+	var told []string
+	f.opt.Fetching = func(name string) func(bool) {
+		return func(made bool) { told = append(told, fmt.Sprint(name, " ", made)) }
+	}
 	base := filepath.Base(r.dir)
 	for _, tc := range []struct{ fragment, text, title string }{
 		{"", "two", base},
@@ -133,6 +138,9 @@ func TestGit(t *testing.T) {
 		if text, title := fetch(t, f, r.url()+tc.fragment, false); text != tc.text || title != tc.title {
 			t.Errorf("%s: %q named %q, want %q named %q", tc.fragment, text, title, tc.text, tc.title)
 		}
+	}
+	if want := []string{r.url() + " true", r.url() + "#feature/main true"}; !slices.Equal(told, want) { // two commits
+		t.Errorf("told of %q, want %q", told, want)
 	}
 	for fragment, want := range map[string]string{
 		"#nothing":                            "repository does not contain ref nothing",
@@ -283,7 +291,7 @@ func TestSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := f.keep(filepath.Join(f.opt.Dir, "git", someCommit), func(*os.Root, string) error { return nil }); err != nil {
+	if err := f.keep("x", filepath.Join(f.opt.Dir, "git", someCommit), func(*os.Root, string) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(dead); err == nil {
