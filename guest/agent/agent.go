@@ -20,6 +20,7 @@ import (
 	"github.com/stackvm/stack/guest/agent/port"
 	"github.com/stackvm/stack/guest/agent/process"
 	"github.com/stackvm/stack/guest/agent/share"
+	"github.com/stackvm/stack/guest/agent/storage"
 	"github.com/stackvm/stack/guest/wire"
 )
 
@@ -31,6 +32,7 @@ type Agent struct {
 	key        wire.Key
 	disks      *disk.Store
 	shares     *share.Client
+	server     *storage.Server
 	logs       *logs.Queue
 	events     *events
 	containers *container.Set
@@ -53,6 +55,7 @@ func Run(ctx context.Context, key wire.Key) error {
 		events: newEvents(),
 		halt:   make(chan struct{}),
 	}
+	a.server = storage.NewServer(a.disks)
 	if err := cgroup.Enable(); err != nil {
 		return err
 	}
@@ -64,7 +67,7 @@ func Run(ctx context.Context, key wire.Key) error {
 		return err
 	}
 	a.containers = container.NewSet(container.Machine{
-		Launcher: launch.New(process.NewTable()), Disks: a.disks, Shares: a.shares, Logs: a.logs, Memory: memory, Emit: a.events.emit,
+		Launcher: launch.New(process.NewTable()), Disks: a.disks, Shares: a.shares, Storage: storage.NewClient("/run/storage"), Logs: a.logs, Memory: memory, Emit: a.events.emit,
 	})
 
 	failed := make(chan error, 2)

@@ -92,6 +92,8 @@ func init() { // a literal would refer to itself through handle
 		wire.OpVolumeGet: (*Agent).getVolume,
 		wire.OpVolumePut: (*Agent).putVolume,
 
+		wire.OpServe: simple((*Agent).serveVolumes),
+
 		wire.OpInvalidate: simple((*Agent).shareChanged),
 
 		wire.OpConnect: simple((*Agent).connect),
@@ -199,6 +201,12 @@ func (a *Agent) hosts(_ context.Context, h *wire.Hosts) (*nothing, error) {
 
 func (a *Agent) shareChanged(_ context.Context, in *wire.ShareChanges) (*nothing, error) {
 	return nil, a.shares.Changed(in.Share, in.Paths)
+}
+
+func (a *Agent) serveVolumes(ctx context.Context, in *wire.Serve) (*nothing, error) {
+	ctx, cancel := context.WithTimeout(ctx, deviceWait)
+	defer cancel()
+	return nil, a.server.Serve(ctx, in)
 }
 
 func (a *Agent) connect(_ context.Context, in *wire.Connect) (*nothing, error) {

@@ -53,8 +53,9 @@ type Container struct {
 	// TellPorts has EventPorts follow what listens in its network namespace.
 	TellPorts bool `json:"tellPorts,omitempty"`
 
-	Mounts []Mount `json:"mounts,omitempty"`
-	Files  []File  `json:"files,omitempty"` // configs and secrets
+	Mounts  []Mount  `json:"mounts,omitempty"`
+	Storage *Storage `json:"storage,omitempty"` // where shared mounts come from
+	Files   []File   `json:"files,omitempty"`   // configs and secrets
 	// CAs are authorities, as PEM, that are added to those which the image trusts.
 	CAs []byte `json:"cas,omitempty"`
 
@@ -124,6 +125,7 @@ type MountKind string
 // Kinds of mounts.
 const (
 	MountVolume MountKind = "volume" // an ext4 disk, Source is its serial
+	MountShared MountKind = "shared" // the same, attached to the storage machine, which serves it
 	MountShare  MountKind = "share"  // a host file or directory, Source is the share's name
 	MountTmpfs  MountKind = "tmpfs"
 	MountImage  MountKind = "image" // a read-only EROFS disk, Source is its serial
@@ -138,7 +140,7 @@ type Mount struct {
 	Subpath  string    `json:"subpath,omitempty"`
 	File     bool      `json:"file,omitempty"` // the source is a single file (shares)
 
-	// Volumes only: on first use the image's content of Target is copied in,
+	// Volumes, shared or not: on first use the image's content of Target is copied in,
 	// ownership included, and a marker ends it; NoCopy leaves it empty.
 	NoCopy bool  `json:"noCopy,omitempty"`
 	Bytes  int64 `json:"bytes,omitempty"` // volume: size to grow to; tmpfs: limit. 0: leave, or half of memory
@@ -147,6 +149,37 @@ type Mount struct {
 	UID     int      `json:"uid,omitempty"`
 	GID     int      `json:"gid,omitempty"`
 	Options []string `json:"options,omitempty"` // tmpfs: noexec, nosuid …; bind: propagation
+}
+
+// Storage is a machine's place on the network of its project's storage machine.
+// The interface stays in the agent's own namespace.
+type Storage struct {
+	Interface Interface `json:"interface"`
+	Server    string    `json:"server"` // address
+	Client    string    `json:"client"` // what this machine calls itself; nobody else may know it
+}
+
+// Serve makes a machine the storage machine of a project: it has the volumes'
+// disks, and each client mounts from it what it may.
+type Serve struct {
+	Interface Interface       `json:"interface"`
+	Records   string          `json:"records"` // serial of the ext4 disk that outlives the machine, for what a restart must know
+	Volumes   []ServedVolume  `json:"volumes,omitempty"`
+	Clients   []StorageClient `json:"clients,omitempty"`
+}
+
+// ServedVolume is a volume of the storage machine.
+type ServedVolume struct {
+	Serial string `json:"serial"`
+	FSID   uint32 `json:"fsid"`            // of its own, from 1, and always the same: file handles hold it
+	Bytes  int64  `json:"bytes,omitempty"` // size to grow to; 0: leave
+}
+
+// StorageClient is a machine that mounts volumes of the storage machine.
+type StorageClient struct {
+	ID      string          `json:"id"` // its Storage.Client, hexadecimal
+	Addr    string          `json:"addr"`
+	Volumes map[string]bool `json:"volumes"` // by serial: whether it may only read
 }
 
 // File is a config or secret: content placed on a tmpfs.

@@ -26,6 +26,8 @@
 //	alloc [-hold] MIB                    touches that much memory
 //	spin [-threads 1] [-for 1s]          burns CPU; reports what it got
 //	fill FILE                            writes until the disk is full; reports how that was said
+//	lock [-try] [-flock] FILE            locks a file by fcntl or flock, says "held" and holds on until it is ended;
+//	                                     with -try says "taken" or "kept out", and ends
 //	facts                                reports about this process: ids, capabilities, limits, names
 //	tty                                  reports the size of the terminal, again when it changes, until input ends
 //	watch [-count 1] [-timeout 10s] PATH reports changes by inotify

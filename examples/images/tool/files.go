@@ -45,6 +45,49 @@ func fill(ctx context.Context, args []string) error {
 	return nil
 }
 
+func lock(ctx context.Context, args []string) error {
+	flags := newFlags("lock")
+	try := flags.Bool("try", false, "do not wait, nor hold it")
+	whole := flags.Bool("flock", false, "by flock instead of fcntl")
+	if err := parse(flags, args, 1, 1); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(flags.Arg(0), os.O_RDWR|os.O_CREATE, 0o666)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for {
+		switch {
+		case *whole && *try:
+			err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		case *whole:
+			err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		default:
+			how := unix.F_SETLKW
+			if *try {
+				how = unix.F_SETLK
+			}
+			err = unix.FcntlFlock(f.Fd(), how, &unix.Flock_t{Type: unix.F_WRLCK})
+		}
+		if err != unix.EINTR {
+			break
+		}
+	}
+	switch {
+	case *try && (err == unix.EAGAIN || err == unix.EACCES):
+		fmt.Println("kept out")
+	case err != nil:
+		return err
+	case *try:
+		fmt.Println("taken")
+	default:
+		fmt.Println("held")
+		<-ctx.Done()
+	}
+	return nil
+}
+
 // inotifyNames are the events watch asks for.
 var inotifyNames = []struct {
 	bit  uint32

@@ -23,7 +23,7 @@ var commands = map[string]func(ctx context.Context, args []string) error{
 	"echo": echo, "sequence": sequence, "connect": connect,
 	"lookup": lookup, "dns": serveDNS, "spoof": spoof, "frames": frames,
 	"count": count, "sleep": sleep, "exit": exit, "alloc": alloc, "spin": spin, "facts": facts, "tty": tty,
-	"fill": fill, "watch": watch, "layers": layers,
+	"fill": fill, "lock": lock, "watch": watch, "layers": layers,
 }
 
 func main() {

@@ -49,7 +49,7 @@ type Machine struct {
 	Trunk   *net.UnixConn // the other end of the machine's network card, a frame a datagram
 
 	t       testing.TB
-	pid     int
+	process *os.Process
 	dir     string
 	control net.Conn
 	exited  chan struct{}
@@ -101,7 +101,7 @@ func Boot(t testing.TB, o Options) *Machine {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	m.pid = cmd.Process.Pid
+	m.process = cmd.Process
 	go func() {
 		defer close(m.exited)
 		_ = cmd.Wait()
@@ -453,7 +453,7 @@ func (m *Machine) qmp(command string, arguments map[string]any) {
 // CPU returns the processor time that the machine has taken of the host's.
 func (m *Machine) CPU() time.Duration {
 	m.t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.process.Pid))
 	if err != nil {
 		m.t.Fatal(err)
 	}

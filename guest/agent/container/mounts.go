@@ -70,8 +70,8 @@ func (c *Container) mountOne(ctx context.Context, m *wire.Mount, hold string, he
 		return err
 	}
 	defer on.Close()
-	if m.Kind == wire.MountVolume && !m.NoCopy && !kernel {
-		if err := fill(on, source); err != nil {
+	if fills(m) && !kernel {
+		if err := fill(on, source, m.Kind == wire.MountShared); err != nil {
 			return fmt.Errorf("filling the volume with the image's files: %w", err)
 		}
 	}
@@ -95,6 +95,12 @@ func (c *Container) mountOne(ctx context.Context, m *wire.Mount, hold string, he
 		c.do(func() error { return unmount(hold) })
 	}
 	return nil
+}
+
+// fills reports whether a mount's first use copies the image's files. What another
+// machine serves for reading only cannot be filled.
+func fills(m *wire.Mount) bool {
+	return !m.NoCopy && (m.Kind == wire.MountVolume || m.Kind == wire.MountShared && !m.ReadOnly)
 }
 
 // ofKernel reports whether target lies in a file system that each start makes
@@ -121,6 +127,16 @@ func (c *Container) source(ctx context.Context, m *wire.Mount) (*os.File, error)
 		}
 		c.do(release(disk))
 		return volume(disk.Dir, m)
+	case wire.MountShared:
+		if c.spec.Storage == nil {
+			return nil, &wire.Error{Code: wire.CodeInvalid, Message: "a shared volume, and no storage machine"}
+		}
+		dir, done, err := c.set.machine.Storage.Mount(ctx, c.spec.Storage, m.Source)
+		if err != nil {
+			return nil, err
+		}
+		c.do(done)
+		return volume(dir, m)
 	case wire.MountImage:
 		disk, err := c.set.machine.Disks.Image(ctx, m.Source)
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/stackvm/stack/guest/agent/launch"
 	"github.com/stackvm/stack/guest/agent/logs"
 	"github.com/stackvm/stack/guest/agent/share"
+	"github.com/stackvm/stack/guest/agent/storage"
 	"github.com/stackvm/stack/guest/wire"
 )
 
@@ -26,6 +27,7 @@ type Machine struct {
 	Launcher *launch.Launcher
 	Disks    *disk.Store
 	Shares   *share.Client
+	Storage  *storage.Client
 	Logs     *logs.Queue
 	Memory   *cgroup.Watcher
 	// Emit reports a change; it is called in the order of changes of a container

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/stackvm/stack/guest/agent/disk"
 	"github.com/stackvm/stack/guest/wire"
 	"golang.org/x/sys/unix"
 )
@@ -16,7 +17,8 @@ import (
 // A volume's file system holds its files in a directory of its own, so that
 // neither lost+found nor the marker below is seen in it.
 const (
-	volumeFiles  = "files"
+	volumeFiles  = disk.Files
+	volumeLock   = "lock"   // held by the machine that fills a shared volume
 	volumeFilled = "filled" // exists once the first use's copy is complete
 )
 
@@ -24,8 +26,10 @@ const (
 // it that subpath names, which must exist.
 func volume(dir string, m *wire.Mount) (*os.File, error) {
 	files := dir + "/" + volumeFiles
-	if err := os.Mkdir(files, 0o755); err != nil && !os.IsExist(err) {
-		return nil, err
+	if m.Kind == wire.MountVolume { // a shared one's is made by the server
+		if err := os.Mkdir(files, 0o755); err != nil && !os.IsExist(err) {
+			return nil, err
+		}
 	}
 	if m.Subpath == "" {
 		return os.OpenFile(files, unix.O_PATH|unix.O_DIRECTORY, 0)
@@ -40,7 +44,8 @@ func volume(dir string, m *wire.Mount) (*os.File, error) {
 // fill copies what the image has at the mount's place into a volume that is
 // used for the first time. A copy that was cut off, by whatever, is made again
 // from the start: until the marker is there nothing but the copy was written.
-func fill(from, volume *os.File) error {
+// Of machines that share the volume one copies, and the others wait for it.
+func fill(from, volume *os.File, shared bool) error {
 	// The marker lies beside the files. A mount of a subpath has no marker
 	// there: docker copies only into whole volumes, and so do we.
 	parent, err := unix.Openat(int(volume.Fd()), "..", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -48,10 +53,10 @@ func fill(from, volume *os.File) error {
 		return err
 	}
 	defer unix.Close(parent)
-	return fillBeside(parent, from, volume)
+	return fillBeside(parent, from, volume, shared)
 }
 
-func fillBeside(parent int, from, volume *os.File) error {
+func fillBeside(parent int, from, volume *os.File, shared bool) error {
 	var st, want unix.Stat_t
 	if err := unix.Fstatat(parent, volumeFiles, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return nil // a subpath
@@ -62,8 +67,18 @@ func fillBeside(parent int, from, volume *os.File) error {
 	if st.Ino != want.Ino || st.Dev != want.Dev {
 		return nil
 	}
-	if err := unix.Faccessat(parent, volumeFilled, unix.F_OK, unix.AT_SYMLINK_NOFOLLOW); err == nil {
+	if isFilled(parent) {
 		return nil
+	}
+	if shared {
+		unlock, err := lockBeside(parent)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		if isFilled(parent) {
+			return nil
+		}
 	}
 	source, err := unix.Openat(int(from.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -95,6 +110,29 @@ func fillBeside(parent int, from, volume *os.File) error {
 		return err
 	}
 	return mark(parent)
+}
+
+func isFilled(parent int) bool {
+	return unix.Faccessat(parent, volumeFilled, unix.F_OK, unix.AT_SYMLINK_NOFOLLOW) == nil
+}
+
+// lockBeside takes the lock of whoever fills the volume; it goes with a machine
+// that dies.
+func lockBeside(parent int) (unlock func(), err error) {
+	fd, err := unix.Openat(parent, volumeLock, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLKW, &unix.Flock_t{Type: unix.F_WRLCK})
+		if err == nil {
+			return func() { unix.Close(fd) }, nil
+		}
+		if err != unix.EINTR {
+			unix.Close(fd)
+			return nil, fmt.Errorf("locking: %w", err)
+		}
+	}
 }
 
 // volumeFilling exists from before the first file is copied to after the marker:

@@ -41,6 +41,10 @@ type Mount struct {
 	eager   bool  // no lazy initialisation is under way; guarded by growing
 }
 
+// Files is the directory of a volume's file system that holds its files, so that
+// nothing else which lies on the disk is seen among them.
+const Files = "files"
+
 // New returns a store that mounts below dir.
 func New(dir string) *Store {
 	return &Store{dir: dir, mounts: make(map[string]*Mount)}
