@@ -21,7 +21,7 @@ func Diff(desired *spec.Project, observed State, opt Options) (Plan, error) {
 	d := &differ{
 		builder: builder{project: desired.Name, timeout: seconds(opt.Timeout), nodes: make([]*node, 0, 4*n)},
 		p:       desired, s: observed, opt: opt,
-		networks: map[string]*node{}, volumes: map[string]*node{}, images: map[string]*node{}, providers: map[string]*node{},
+		moved: map[string]*node{}, networks: map[string]*node{}, volumes: map[string]*node{}, images: map[string]*node{}, providers: map[string]*node{},
 		stops: map[string]*node{}, leaving: map[string]*node{}, names: map[string]*node{}, remade: map[string]string{},
 		slots: make(map[string][]*slot, n), observed: make(map[string][]*Replica, n), holding: make(map[string][]*Replica, m),
 		haveNetworks: make(map[string]*Network, len(observed.Networks)), haveVolumes: make(map[string]*Volume, len(observed.Volumes)),
@@ -60,6 +60,10 @@ type differ struct {
 	slots     map[string][]*slot
 	starting  map[string][]*slot    // of slots: those that are started
 	holding   map[string][]*Replica // by volume name: replicas whose machine has it
+	moved     map[string]*node      // by volume name: the step that moves its disk to or from the storage machine
+	served    map[string]bool       // by volume name: the storage machine will have it
+	sharers   string                // who wants the first of them
+	storage   *node                 // the storage machine's start
 	orphans   []*node               // stops of orphans: what they held is free after them
 
 	haveNetworks map[string]*Network // observed, by name
@@ -113,13 +117,14 @@ func (d *differ) run() (Plan, error) {
 		}
 	}
 	d.planRenamed()
-	d.checkVolumes()
+	d.planShared()
 	d.checkNames()
 	if err := d.err(); err != nil {
 		return Plan{}, err
 	}
 	if !d.opt.NoStart {
 		d.chooseStarts()
+		d.planStorage()
 		for _, name := range d.order {
 			d.planStart(d.p.Services[name])
 		}
@@ -742,6 +747,7 @@ func (d *differ) planStart(svc *spec.Service) {
 				after[i] = append(after[i], d.networks[key])
 			}
 		}
+		after[i] = append(after[i], d.sharedNeeds(d.volumesOf(svc))...)
 	}
 	d.preStart(hooksOf(svc), starting, after, func(i int) string { return "pre_start" + where(svc.PreStart[i].Container.Pos) })
 	for i, s := range starting {
@@ -758,8 +764,8 @@ func (d *differ) planStart(svc *spec.Service) {
 	}
 }
 
-// planRestarts starts what had to stop for a network to be made anew
-// although it is not of a service in scope.
+// planRestarts starts what had to stop for a network to be made anew, or a volume
+// to move, although it is not of a service in scope.
 func (d *differ) planRestarts() {
 	planned := make(map[string]bool, len(d.s.Replicas))
 	for _, slots := range d.slots {
@@ -781,17 +787,22 @@ func (d *differ) planRestarts() {
 				after = append(after, n)
 			}
 		}
+		after = append(after, d.sharedNeeds(r.Volumes)...)
 		d.replica(Start, r, "was stopped: "+stop.Cause, after...)
 	}
 }
 
-// released are the stops after which the volumes of a replica are in no other
-// machine: a disk is in one at a time.
+// released are the steps after which the volumes of a replica are in no other
+// machine, or in the storage machine: a disk is in one at a time.
 func (d *differ) released(svc *spec.Service, s *slot) []*node {
 	var out []*node
 	for _, m := range svc.MachineMounts() {
 		v := d.p.Volumes[m.Source]
 		if m.Type != spec.MountVolume || v == nil {
+			continue
+		}
+		if d.served[v.Name] || d.moved[v.Name] != nil {
+			out = append(out, d.moved[v.Name])
 			continue
 		}
 		for _, r := range d.holding[v.Name] {
@@ -879,60 +890,6 @@ func (d *differ) planWait() {
 // that its policy is about to restart is not.
 func (s *slot) isUp() bool {
 	return s.start == nil && s.was.Status == StatusRunning && (s.was.Health == "" || s.was.Health == "healthy")
-}
-
-// checkVolumes refuses what two machines would have to write at once.
-func (d *differ) checkVolumes() {
-	type use struct {
-		service, replica, machine string
-		pos                       spec.Pos
-	}
-	users := make(map[string][]use, len(d.p.Volumes)) // by name
-	planned := make(map[string]bool, len(d.s.Replicas))
-	for _, name := range d.order {
-		svc := d.p.Services[name]
-		for _, s := range d.slots[name] {
-			if s.was != nil {
-				planned[s.was.ID] = true
-			}
-			for _, m := range svc.MachineMounts() {
-				v := d.p.Volumes[m.Source]
-				if m.Type != spec.MountVolume || v == nil {
-					continue
-				}
-				in := d.machine(svc, s.name)
-				if slices.ContainsFunc(users[v.Name], func(o use) bool { return o.machine == in }) {
-					continue // one machine may mount it several times
-				}
-				users[v.Name] = append(users[v.Name], use{name, s.name, in, m.Pos})
-			}
-		}
-	}
-	for i := range d.s.Replicas {
-		r := &d.s.Replicas[i]
-		if planned[r.ID] || !holds(r.Status) || d.leaving[r.ID] != nil || r.OneOff && d.scope[r.Service] {
-			continue
-		}
-		for _, v := range r.Volumes {
-			in := d.machine(d.p.Services[r.Service], r.Name)
-			if len(users[v]) > 0 && !slices.ContainsFunc(users[v], func(o use) bool { return o.machine == in }) {
-				users[v] = append(users[v], use{r.Service, r.Name, in, spec.Pos{}})
-			}
-		}
-	}
-	maps.DeleteFunc(users, func(_ string, u []use) bool { return len(u) < 2 })
-	for _, v := range sortedKeys(users) {
-		u := users[v]
-		i := slices.IndexFunc(u, func(o use) bool { return o.service != u[0].service })
-		if i < 0 {
-			d.fault(u[0].pos, "scale it to 1, or put its replicas into one machine: x-stack: {machine: NAME}",
-				"volume %s is wanted by %d replicas of service %q, and a volume is a disk of one machine", v, len(u), u[0].service)
-			continue
-		}
-		pos := first(u[i].pos, u[0].pos)
-		d.fault(pos, "give each service its own, or put them into one machine: x-stack: {machine: NAME}",
-			"volume %s is wanted by service %q and service %q (%s), and a volume is a disk of one machine", v, u[0].service, u[i].service, u[i].replica)
-	}
 }
 
 // checkNames refuses a replica whose name another one has.

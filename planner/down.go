@@ -68,6 +68,7 @@ func Down(observed State, desired *spec.Project, project string, opt DownOptions
 			b.add(Step{Verb: Remove, Noun: NetworkNoun, Name: n.Name, Cause: "down"}, gone...)
 		}
 	}
+	storage := b.stopShared(observed, Remove, "down", going)
 	if opt.Volumes {
 		for _, v := range slices.SortedFunc(slices.Values(observed.Volumes), func(a, b Volume) int { return cmpString(a.Name, b.Name) }) {
 			if v.Project != project {
@@ -84,7 +85,7 @@ func Down(observed State, desired *spec.Project, project string, opt DownOptions
 			case len(left) > 0 && len(gone) > 0 || len(left) > 0 && len(opt.Services) == 0:
 				b.warn("volume %s is kept: %s uses it", v.Name, left[0])
 			case len(left) == 0 && (len(gone) > 0 || len(opt.Services) == 0):
-				b.add(Step{Verb: Remove, Noun: VolumeNoun, Name: v.Name, Cause: "down --volumes", Destructive: true}, gone...)
+				b.add(Step{Verb: Remove, Noun: VolumeNoun, Name: v.Name, Cause: "down --volumes", Destructive: true}, append(gone, storage)...)
 			}
 		}
 	}

@@ -30,7 +30,8 @@ var now = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 //	was.yaml       what the observed replicas, networks and volumes were made
 //	               from, where that is not compose.yaml
 //	observed       one object a line: "replica NAME STATUS [key=value …]",
-//	               "network NAME", "volume NAME", "image REF [id=ID] [age=1h]";
+//	               "network NAME", "volume NAME", "image REF [id=ID] [age=1h]",
+//	               "storage running|stopped [VOLUME …]" (the storage machine);
 //	               what is not said is as was.yaml has it
 //	command        "up --scale web=2" and the like; "up" if absent
 //	want           the plan, its warnings after it; or "error: …"
@@ -266,6 +267,8 @@ func parseObserved(t *testing.T, was *spec.Project, text string) planner.State {
 				p.DependsOn = map[string]string{dep: spec.ConditionStarted}
 			}
 			s.Providers[words[0]] = p
+		case "storage": // the storage machine: "storage STATUS VOLUME…"
+			s.Storage = planner.Storage{Name: "shop", Running: words[0] == "running", Volumes: words[1:]}
 		case "replica":
 			s.Replicas = append(s.Replicas, parseReplica(t, was, words, attr))
 		default:
@@ -359,7 +362,7 @@ func checkPlan(t testingT, p planner.Plan) {
 				t.Errorf("step %d comes after step %d", s.ID, a)
 			}
 		}
-		loses := s.Noun == planner.VolumeNoun && s.Verb != planner.Create || len(s.Discard) > 0
+		loses := s.Noun == planner.VolumeNoun && (s.Verb == planner.Remove || s.Verb == planner.Recreate) || len(s.Discard) > 0
 		if loses != s.Destructive {
 			t.Errorf("step %d: destructive is %v: %+v", s.ID, s.Destructive, s)
 		}

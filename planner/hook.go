@@ -54,12 +54,12 @@ func (b *builder) preStart(hooks []Hook, starting []*slot, after [][]*node, caus
 	}
 }
 
-// preStartAgain is preStart for replicas as they were made. It returns what each
-// start comes after.
-func (b *builder) preStartAgain(starting []*slot, needs []*node) [][]*node {
+// preStartAgain is preStart for replicas as they were made; needs are what each of
+// them comes after in any case. It returns what each start comes after.
+func (b *builder) preStartAgain(starting []*slot, needs func(*Replica) []*node) [][]*node {
 	after := make([][]*node, len(starting))
-	for i := range after {
-		after[i] = needs
+	for i, s := range starting {
+		after[i] = needs(s.was)
 	}
 	if len(starting) > 0 {
 		b.preStart(starting[0].was.PreStart, starting, after, func(int) string { return "pre_start" })

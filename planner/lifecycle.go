@@ -33,17 +33,20 @@ func StopAll(observed State, desired *spec.Project, project string, sel Selectio
 	if err != nil {
 		return Plan{}, err
 	}
+	ending := map[string]*node{}
 	b.reverse(observed, desired, func(r *Replica, after []*node) *node {
 		if r.OneOff || !selected(r.Service) || !holds(r.Status) {
 			return nil
 		}
-		return b.replica(Stop, r, "stop", after...)
+		ending[r.ID] = b.replica(Stop, r, "stop", after...)
+		return ending[r.ID]
 	}, func(service string, after []*node) *node {
 		if !selected(service) {
 			return nil
 		}
 		return b.provider(Stop, service, "stop", after)
 	})
+	b.stopShared(observed, Stop, "nothing mounts from it any more", ending)
 	return b.plan()
 }
 
@@ -55,6 +58,7 @@ func RemoveAll(observed State, desired *spec.Project, project string, sel Select
 	if err != nil {
 		return Plan{}, err
 	}
+	ending := map[string]*node{}
 	b.reverse(observed, desired, func(r *Replica, after []*node) *node {
 		if r.OneOff || !selected(r.Service) || holds(r.Status) && !sel.Stop {
 			return nil
@@ -68,8 +72,10 @@ func RemoveAll(observed State, desired *spec.Project, project string, sel Select
 		if sel.Volumes {
 			rm.Discard, rm.Destructive = r.Anonymous, len(r.Anonymous) > 0
 		}
+		ending[r.ID] = rm
 		return first(stop, rm)
 	}, nil)
+	b.stopShared(observed, Stop, "nothing mounts from it any more", ending)
 	return b.plan()
 }
 
@@ -83,6 +89,13 @@ func StartAll(observed State, desired *spec.Project, project string, sel Selecti
 	}
 	if desired == nil && len(observed.Providers) == 0 && !slices.ContainsFunc(observed.Replicas, func(r Replica) bool { return !r.OneOff }) {
 		return Plan{}, fmt.Errorf("no container found for project %q: not found", project) // docker compose's words
+	}
+	starts := func(r *Replica) bool {
+		return selected(r.Service) && !r.OneOff && r.Status != StatusRunning && r.Status != StatusRestarting
+	}
+	shared, stuck := b.shareRecorded(observed, starts)
+	for _, v := range sortedKeys(stuck) {
+		return Plan{}, &spec.Error{Err: fmt.Errorf("volume %s is a disk of %s, which runs, and another replica wants it", v, stuck[v]), Hint: "run up, which moves it to the storage machine"}
 	}
 	deps, order := dependencyOrder(observed, desired)
 	slots := map[string][]*slot{}
@@ -103,12 +116,12 @@ func StartAll(observed State, desired *spec.Project, project string, sel Selecti
 				continue
 			}
 			s := &slot{service: service, name: r.Name, number: r.Number, was: r}
-			if r.Status != StatusRunning && r.Status != StatusRestarting {
+			if starts(r) {
 				starting = append(starting, s)
 			}
 			slots[service] = append(slots[service], s)
 		}
-		for i, after := range b.preStartAgain(starting, needs) {
+		for i, after := range b.preStartAgain(starting, func(r *Replica) []*node { return append(shared(r), needs...) }) {
 			r := starting[i].was
 			starting[i].start = b.replica(Start, r, "is "+string(r.Status), after...)
 		}

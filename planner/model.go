@@ -15,7 +15,7 @@ import (
 // exits with 0.
 func Apply(s State, p Plan, desired *spec.Project, now time.Time) State {
 	m := model{
-		s:       State{Replicas: slices.Clone(s.Replicas), Networks: slices.Clone(s.Networks), Volumes: slices.Clone(s.Volumes), Images: maps.Clone(s.Images)},
+		s:       State{Replicas: slices.Clone(s.Replicas), Networks: slices.Clone(s.Networks), Volumes: slices.Clone(s.Volumes), Images: maps.Clone(s.Images), Storage: s.Storage},
 		desired: desired, now: now, project: p.Project,
 	}
 	m.s.Providers = maps.Clone(s.Providers)
@@ -32,7 +32,16 @@ func Apply(s State, p Plan, desired *spec.Project, now time.Time) State {
 		case NetworkNoun:
 			m.network(step)
 		case VolumeNoun:
+			if step.Verb == Attach || step.Verb == Detach {
+				m.serve(step.Name, step.Verb == Attach)
+				continue
+			}
 			m.volume(step)
+		case StorageNoun:
+			m.s.Storage.Name, m.s.Storage.Running = step.Name, step.Verb == Start
+			if step.Verb == Remove {
+				m.s.Storage = Storage{}
+			}
 		case ReplicaNoun:
 			m.replica(step)
 		case ProviderNoun:
@@ -76,6 +85,7 @@ func (m *model) network(step Step) {
 func (m *model) volume(step Step) {
 	m.s.Volumes = slices.DeleteFunc(m.s.Volumes, func(v Volume) bool { return v.Name == step.Name })
 	if step.Verb == Remove {
+		m.serve(step.Name, false)
 		return
 	}
 	for key, v := range m.desired.Volumes {
@@ -91,6 +101,16 @@ func (m *model) provider(step Step) {
 		m.s.Providers[step.Name] = Provider{Ran: m.now, Variables: m.s.Providers[step.Name].Variables}
 	case Remove:
 		delete(m.s.Providers, step.Name)
+	}
+}
+
+// serve gives a volume to the storage machine, or takes it back.
+func (m *model) serve(volume string, has bool) {
+	st := &m.s.Storage
+	st.Volumes = slices.DeleteFunc(slices.Clone(st.Volumes), func(v string) bool { return v == volume })
+	if has {
+		st.Name, st.Volumes = m.project, append(st.Volumes, volume)
+		slices.Sort(st.Volumes)
 	}
 }
 

@@ -13,13 +13,15 @@ type Verb string
 const (
 	Pull     Verb = "pull"     // image
 	Create   Verb = "create"   // network, volume, replica
-	Start    Verb = "start"    // replica
+	Start    Verb = "start"    // replica, storage machine
 	Run      Verb = "run"      // hook, provider: until it has ended, which must be with 0
 	Wait     Verb = "wait"     // replica: until its Condition holds; fails when it no longer can
-	Stop     Verb = "stop"     // replica
-	Remove   Verb = "remove"   // network, volume, replica
+	Stop     Verb = "stop"     // replica, storage machine
+	Remove   Verb = "remove"   // network, volume, replica, storage machine
 	Recreate Verb = "recreate" // replica, network, volume: stopped, removed, made again; a replica may get another name
 	Restart  Verb = "restart"  // replica: its workload stopped and started, nothing made again
+	Attach   Verb = "attach"   // volume: to the storage machine, which serves it to the machines that mount it
+	Detach   Verb = "detach"   // volume: from the storage machine
 )
 
 // Noun is what a step does it to.
@@ -34,6 +36,7 @@ const (
 	HookNoun    Noun = "hook" // a pre_start hook of a service
 	// A service that a provider brings up (run), stops and takes down (remove).
 	ProviderNoun Noun = "provider"
+	StorageNoun  Noun = "storage machine" // by the project's name; it has at most one
 )
 
 // Version is the version of a plan's JSON form, described in docs/plan.md. It
@@ -91,6 +94,7 @@ var words = map[Verb][2]string{
 	Pull: {"Pulling", "Pulled"}, Create: {"Creating", "Created"}, Start: {"Starting", "Started"},
 	Stop: {"Stopping", "Stopped"}, Remove: {"Removing", "Removed"}, Recreate: {"Recreate", "Recreated"},
 	Restart: {"Restarting", "Started"}, Run: {"Running", "Exited"}, Wait: {"Waiting", "Healthy"},
+	Attach: {"Attaching", "Attached"}, Detach: {"Detaching", "Detached"},
 }
 
 // Words are what docker compose calls the step while it runs and when it is done.

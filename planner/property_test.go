@@ -20,8 +20,7 @@ var (
 )
 
 // drawProject draws a project: services may depend on those before them, so
-// that there is no cycle, and each volume has at most one user, so that the
-// plan is no refusal.
+// that there is no cycle; volumes have any number of users.
 func drawProject(t *rapid.T, label string) *spec.Project {
 	p := &spec.Project{Name: "shop", Services: map[string]*spec.Service{}, Networks: map[string]*spec.Network{}, Volumes: map[string]*spec.Volume{}}
 	version := func(what string) string { return what + rapid.SampledFrom([]string{"1", "2"}).Draw(t, label+what) }
@@ -31,7 +30,6 @@ func drawProject(t *rapid.T, label string) *spec.Project {
 	for _, key := range volumeKeys {
 		p.Volumes[key] = &spec.Volume{Key: key, Name: "shop_" + version(key), Hash: version("hash of " + key)}
 	}
-	free := slices.Clone(volumeKeys)
 	var before []string
 	for _, name := range rapid.Permutation(serviceNames).Draw(t, label+" order") {
 		if rapid.IntRange(0, 3).Draw(t, label+" has "+name) == 0 {
@@ -58,9 +56,10 @@ func drawProject(t *rapid.T, label string) *spec.Project {
 			tool := &spec.Service{Name: name, Image: rapid.SampledFrom(images).Draw(t, label+" hook's image")}
 			s.PreStart = append(s.PreStart, spec.PreStart{Container: tool, PerReplica: rapid.Bool().Draw(t, label+" per replica")})
 		}
-		for len(free) > 0 && s.Scale == 1 && rapid.Bool().Draw(t, label+" volume") {
-			s.Mounts = append(s.Mounts, spec.Mount{Type: spec.MountVolume, Source: free[0], Target: "/" + free[0]})
-			free = free[1:]
+		for _, key := range volumeKeys {
+			if rapid.IntRange(0, 3).Draw(t, label+" volume") == 0 {
+				s.Mounts = append(s.Mounts, spec.Mount{Type: spec.MountVolume, Source: key, Target: "/" + key})
+			}
 		}
 		for _, dep := range before {
 			if rapid.IntRange(0, 2).Draw(t, label+" depends") == 0 {
@@ -97,15 +96,19 @@ func drawState(t *rapid.T, p *spec.Project) planner.State {
 			s.Volumes = append(s.Volumes, planner.Volume{Name: v.Name, Key: key, Hash: v.Hash, Project: "shop"})
 		}
 	}
+	for _, v := range s.Volumes {
+		if rapid.IntRange(0, 2).Draw(t, "served "+v.Name) == 0 {
+			s.Storage.Name, s.Storage.Volumes = "shop", append(s.Storage.Volumes, v.Name)
+			s.Storage.Running = rapid.Bool().Draw(t, "storage runs")
+		}
+	}
+	slices.Sort(s.Storage.Volumes)
 	for _, name := range serviceNames {
 		svc := p.Services[name]
 		if svc == nil {
 			continue
 		}
 		n := rapid.IntRange(0, 3).Draw(t, "replicas of "+name)
-		if svc.Scale == 1 {
-			n = min(n, 1) // volumes have one user
-		}
 		for i := range n {
 			r := planner.Replica{
 				ID: fmt.Sprintf("%s-%d", name, i), Name: fmt.Sprintf("shop-%s-%d", name, 2*i+1), Service: name, Number: 2*i + 1,
@@ -353,7 +356,20 @@ func checkNeeds(t *rapid.T, p planner.Plan, desired *spec.Project, s planner.Sta
 			}
 		}
 	}
+	after := planner.Apply(s, p, desired, now)
 	for _, step := range p.Steps {
+		if step.Verb == planner.Attach || step.Verb == planner.Detach {
+			for _, r := range s.Replicas { // nobody has it while it moves
+				up := r.Status == planner.StatusRunning || r.Status == planner.StatusPaused || r.Status == planner.StatusRestarting
+				if !up || r.OneOff || !slices.Contains(r.Volumes, step.Name) {
+					continue
+				}
+				must(step, planner.Stop, planner.ReplicaNoun, r.Name)
+				if !slices.ContainsFunc(p.Steps, func(o planner.Step) bool { return o.Verb == planner.Stop && o.Replica == r.ID }) {
+					t.Fatalf("%s %s while %s has it\n%s", step.Verb, step.Name, r.Name, p)
+				}
+			}
+		}
 		svc := desired.Services[step.Service]
 		if step.Noun != planner.ReplicaNoun && step.Noun != planner.HookNoun || svc == nil {
 			continue
@@ -374,8 +390,16 @@ func checkNeeds(t *rapid.T, p planner.Plan, desired *spec.Project, s planner.Sta
 				}
 				must(step, planner.Create, planner.VolumeNoun, v.Name)
 				must(step, planner.Recreate, planner.VolumeNoun, v.Name)
+				if !step.Boot {
+					continue
+				}
+				must(step, planner.Attach, planner.VolumeNoun, v.Name)
+				must(step, planner.Detach, planner.VolumeNoun, v.Name)
+				if slices.Contains(s.Storage.Volumes, v.Name) && slices.Contains(after.Storage.Volumes, v.Name) {
+					continue // in the storage machine all the time
+				}
 				for _, r := range s.Replicas { // whoever holds the disk lets go first
-					if slices.Contains(r.Volumes, v.Name) && r.ID != step.Replica && step.Boot {
+					if slices.Contains(r.Volumes, v.Name) && r.ID != step.Replica {
 						must(step, planner.Stop, planner.ReplicaNoun, r.Name)
 					}
 				}
@@ -391,6 +415,18 @@ func checkNeeds(t *rapid.T, p planner.Plan, desired *spec.Project, s planner.Sta
 			must(step, planner.Stop, planner.ReplicaNoun, step.Name)
 			if !in[step.Service] {
 				continue // started again after a network was made anew, as it was
+			}
+			for _, m := range svc.Mounts {
+				if v := desired.Volumes[m.Source]; v != nil {
+					must(step, planner.Attach, planner.VolumeNoun, v.Name)
+					must(step, planner.Detach, planner.VolumeNoun, v.Name)
+					if slices.Contains(after.Storage.Volumes, v.Name) {
+						must(step, planner.Start, planner.StorageNoun, "shop")
+						if !after.Storage.Running {
+							t.Fatalf("%s starts without the storage machine\n%s", step.Name, p)
+						}
+					}
+				}
 			}
 			if replica(s, step.Replica).Status != planner.StatusPaused {
 				ran := map[int]bool{}
@@ -431,7 +467,7 @@ func checkNeeds(t *rapid.T, p planner.Plan, desired *spec.Project, s planner.Sta
 func checkData(t *rapid.T, p planner.Plan, recreateVolumes, renew bool, s planner.State) {
 	t.Helper()
 	for _, step := range p.Steps {
-		if step.Noun == planner.VolumeNoun && step.Verb != planner.Create && !recreateVolumes {
+		if step.Noun == planner.VolumeNoun && (step.Verb == planner.Remove || step.Verb == planner.Recreate) && !recreateVolumes {
 			t.Fatalf("%s %s without being asked\n%s", step.Verb, step.Name, p)
 		}
 		if len(step.Discard) > 0 && !renew {
@@ -583,7 +619,7 @@ func checkReverse(t *rapid.T, plan planner.Plan, p *spec.Project, known func(str
 	}
 	for _, a := range plan.Steps {
 		for _, b := range plan.Steps {
-			if needs(a.Service, b.Service) && !before[b.ID][a.ID] {
+			if a.Service != "" && needs(a.Service, b.Service) && !before[b.ID][a.ID] {
 				t.Fatalf("%s may stop before %s, which needs it\n%s", b.Name, a.Name, plan)
 			}
 		}

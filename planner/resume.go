@@ -6,6 +6,7 @@ package planner
 // does not become what another waits for, keeps none of the others down.
 func Resume(observed State, project string, wanted func(*Replica) bool) (Plan, error) {
 	b := &builder{project: project, timeout: -1}
+	shared, _ := b.shareRecorded(observed, func(r *Replica) bool { return !r.OneOff && wanted(r) })
 	deps, order := dependencyOrder(observed, nil)
 	slots := map[string][]*slot{}
 	for _, service := range order {
@@ -26,7 +27,7 @@ func Resume(observed State, project string, wanted func(*Replica) bool) (Plan, e
 			}
 			s := &slot{service: service, name: r.Name, number: r.Number, was: r}
 			if wanted(r) {
-				s.start = b.replica(Start, r, "its restart policy", needs...)
+				s.start = b.replica(Start, r, "its restart policy", append(shared(r), needs...)...)
 				s.start.Optional = true
 			}
 			slots[service] = append(slots[service], s)

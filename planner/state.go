@@ -9,9 +9,18 @@ type State struct {
 	Volumes  []Volume  `json:"volumes,omitempty"`
 	// Providers are the services that providers have brought up, by name.
 	Providers map[string]Provider `json:"providers,omitempty"`
+	Storage   Storage             `json:"storage,omitzero"`
 	// Images maps every reference the project names to what the store has; a
 	// missing entry is an image that must be pulled.
 	Images map[string]Image `json:"images,omitempty"`
+}
+
+// Storage is a project's storage machine, which has the volumes that several
+// machines want. The zero value: there is none.
+type Storage struct {
+	Name    string   `json:"name"`              // the project's
+	Volumes []string `json:"volumes,omitempty"` // names, sorted: their disks are its, also while it does not run
+	Running bool     `json:"running,omitempty"`
 }
 
 // Status is a replica's state as users see it.
@@ -44,6 +53,7 @@ type Replica struct {
 	ImageID   string            `json:"imageId"`             // what it was made from
 	Networks  []string          `json:"networks,omitempty"`  // names, sorted
 	Volumes   []string          `json:"volumes,omitempty"`   // names of named volumes, sorted
+	Group     string            `json:"group,omitempty"`     // equal for replicas of one machine; empty: its own
 	Anonymous []string          `json:"anonymous,omitempty"` // names of its anonymous volumes
 	// Provided says of each provider that it depends on which variables it got.
 	Provided  map[string]string `json:"provided,omitempty"`
