@@ -143,7 +143,6 @@ var refusals = []struct {
 	{"GPUs", regexp.MustCompile(`GPUs are not passed`)},
 	{"host devices", regexp.MustCompile(`device "/dev/(dri|kvm)": not supported`)},
 	{"provider binaries that are not there", regexp.MustCompile(`there is no docker CLI plugin and no program`)},
-	{"volumes with several writers", regexp.MustCompile(`a volume is a disk of one machine`)},
 	// What docker compose up refuses as well.
 	{"no such external network or volume", regexp.MustCompile(`declared as external, but could not be found|^.*external volume ".*" not found`)},
 	{"no such secret file", regexp.MustCompile(`secret ".*": stat .*: no such file or directory`)},

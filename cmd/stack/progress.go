@@ -18,6 +18,7 @@ var nouns = map[planner.Noun]string{
 	planner.ImageNoun:    "Image",
 	planner.NetworkNoun:  "Network",
 	planner.VolumeNoun:   "Volume",
+	planner.StorageNoun:  "Storage machine",
 	planner.ReplicaNoun:  "Container",
 	planner.HookNoun:     "Container",
 	planner.ProviderNoun: "Provider",

@@ -436,6 +436,9 @@ func (a *Agent) end(grace time.Duration) (farewell wire.Farewell) {
 	if err != nil {
 		farewell.Unsynced = append(farewell.Unsynced, err.Error())
 	}
+	if err := a.server.Close(); err != nil {
+		farewell.Unsynced = append(farewell.Unsynced, err.Error())
+	}
 	for serial, err := range a.disks.Sync() {
 		farewell.Unsynced = append(farewell.Unsynced, fmt.Sprintf("disk %q: %v", serial, err))
 	}

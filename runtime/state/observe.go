@@ -1,6 +1,8 @@
 package state
 
 import (
+	"cmp"
+	"maps"
 	"slices"
 
 	"github.com/stackvm/stack/planner"
@@ -48,7 +50,26 @@ func (s *Store) Observe(project string, alive func(*Machine) bool) (planner.Stat
 			st.Networks = append(st.Networks, planner.Network{ID: n.ID, Name: n.Name, Key: n.Key, Hash: n.Hash, Project: n.Project})
 		}
 	}
+	storages, err := s.Storages()
+	if err != nil {
+		return st, err
+	}
+	for _, o := range storages {
+		if o.Project != project {
+			continue
+		}
+		machines, err := s.Machines()
+		if err != nil {
+			return st, err
+		}
+		st.Storage = o.Observed(slices.ContainsFunc(machines, func(m *Machine) bool { return m.Serves == o.ID && alive(m) }))
+	}
 	return st, nil
+}
+
+// Observed is the storage machine as the planner sees it.
+func (s *Storage) Observed(running bool) planner.Storage {
+	return planner.Storage{Name: s.Project, Volumes: slices.Sorted(maps.Keys(s.Volumes)), Running: running}
 }
 
 // Settled returns the replicas of a project, or of all for "", with statuses
@@ -94,6 +115,7 @@ func (r *Replica) Observed() planner.Replica {
 		ID: r.ID, Name: r.Name, Service: r.Service, Number: r.Number, OneOff: r.OneOff,
 		Status: r.Status, ExitCode: r.ExitCode, Created: r.Created,
 		Provided: r.Provided, Hash: r.Hash, Aspects: r.Aspects, Image: r.Image, ImageID: r.ImageID, DependsOn: r.DependsOn,
+		Group: cmp.Or(r.Group, r.Guests),
 	}
 	if r.Health != nil && (r.Status == planner.StatusRunning || r.Status == planner.StatusPaused) {
 		o.Health = string(r.Health.Status)

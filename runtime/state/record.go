@@ -236,7 +236,27 @@ type Machine struct {
 	Shares    *ShareServer    `json:"shares,omitempty"`
 	Replicas  []string        `json:"replicas,omitempty"` // ids hosted
 	VLANs     map[uint16]VLAN `json:"vlans,omitempty"`
-	LogSeq    uint64          `json:"logSeq,omitempty"` // a log record known to be written, whatever the files still hold
+	Serves    string          `json:"serves,omitempty"`  // id of the Storage that it is the machine of
+	Storage   *StorageUse     `json:"storage,omitempty"` // what it mounts from its project's
+	LogSeq    uint64          `json:"logSeq,omitempty"`  // a log record known to be written, whatever the files still hold
+}
+
+// Storage is a project's storage machine, running or not.
+type Storage struct {
+	ID      string    `json:"id"` // its network's too
+	Project string    `json:"project"`
+	Created time.Time `json:"created"`
+	// Volumes are those whose disks are its, by name, each with the number of its
+	// file system: clients' handles hold it. Number is the last that was given.
+	Volumes map[string]uint32 `json:"volumes"`
+	Number  uint32            `json:"number"`
+}
+
+// StorageUse is a machine's place on a storage network.
+type StorageUse struct {
+	ID      string          `json:"id"` // of the Storage
+	Addr    netip.Prefix    `json:"addr"`
+	Volumes map[string]bool `json:"volumes"` // by name: whether it may only read
 }
 
 // VLAN is one network on a machine's trunk for one container.

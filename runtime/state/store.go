@@ -66,6 +66,7 @@ const (
 	replicaFile  = "replica.json"
 	resolvedFile = "resolved.json"
 	machineFile  = "machine.json"
+	storageFile  = "storage.json"
 	logFile      = "log.json"
 )
 
@@ -268,12 +269,37 @@ func (s *Store) DeleteForward(id string) error {
 	return removeFile(s.forwardPath(id))
 }
 
+// StorageDir holds the record of a storage machine, and the disk that outlives it.
+func (s *Store) StorageDir(id string) string { return filepath.Join(s.dir, "storage", id) }
+
+// PutStorage records a project's storage machine.
+func (s *Store) PutStorage(st *Storage) error {
+	if !ValidID(st.ID) {
+		return fmt.Errorf("recording storage machine %q: not an id", st.ID)
+	}
+	return s.put(filepath.Join(s.StorageDir(st.ID), storageFile), st)
+}
+
+// Storages returns all storage machines by project.
+func (s *Store) Storages() ([]*Storage, error) {
+	return list[Storage](filepath.Join(s.dir, "storage"), within(storageFile),
+		func(a, b *Storage) int { return cmp.Or(cmp.Compare(a.Project, b.Project), cmp.Compare(a.ID, b.ID)) })
+}
+
+// DeleteStorage removes everything recorded of a storage machine.
+func (s *Store) DeleteStorage(id string) error {
+	if !ValidID(id) {
+		return nil
+	}
+	return removeDir(s.StorageDir(id), storageFile)
+}
+
 // Sweep removes what interrupted writes and removals left: temporary files, and
 // directories whose record was never written. Only the writer may call it, and
 // not while it writes.
 func (s *Store) Sweep() error {
 	var faults *multierror.Error
-	for _, kind := range []struct{ dir, record string }{{"projects", ""}, {"networks", ""}, {"forwards", ""}, {"replicas", replicaFile}, {"machines", machineFile}, {"removed", removedFile}} {
+	for _, kind := range []struct{ dir, record string }{{"projects", ""}, {"networks", ""}, {"forwards", ""}, {"replicas", replicaFile}, {"machines", machineFile}, {"storage", storageFile}, {"removed", removedFile}} {
 		dir := filepath.Join(s.dir, kind.dir)
 		entries, err := os.ReadDir(dir)
 		if err != nil {

@@ -135,6 +135,7 @@ func (s *Supervisor) Apply(ctx context.Context, a api.Apply, pid int, send func(
 	if release, ok := s.hold(); ok {
 		defer release()
 		err = c.apply(ctx, a, pid)
+		s.settleStorage(c.name)
 		s.flushProject(c.name) // ps, which reads files, shows what was done
 	}
 	done := api.Event{Kind: api.EventDone}
@@ -362,6 +363,9 @@ func (s *Supervisor) Observe(name string, p *spec.Project) (planner.State, error
 		if r.rec.Project == name {
 			st.Replicas = append(st.Replicas, r.rec.Observed())
 		}
+	}
+	if o := s.storages[name]; o != nil {
+		st.Storage = o.rec.Observed(o.host != nil)
 	}
 	for _, n := range s.networks {
 		if n.rec.Project == name || n.rec.Project == "" || wanted(p, n.rec.Name) {
@@ -596,12 +600,29 @@ func (c *change) do(ctx context.Context, step planner.Step) error {
 		case planner.Create:
 			return c.makeVolume(step.Name)
 		case planner.Recreate:
+			st := s.servedBy(step.Name)
 			if err := s.removeVolume(step.Name); err != nil {
 				return err
 			}
-			return c.makeVolume(step.Name)
+			if err := c.makeVolume(step.Name); err != nil || st == nil {
+				return err
+			}
+			return s.attachVolume(ctx, c.name, step.Name)
 		case planner.Remove:
 			return s.removeVolume(step.Name)
+		case planner.Attach:
+			return s.attachVolume(ctx, c.name, step.Name)
+		case planner.Detach:
+			return s.detachVolume(ctx, c.name, step.Name)
+		}
+	case planner.StorageNoun:
+		switch step.Verb {
+		case planner.Start:
+			return s.startStorage(ctx, step.Name)
+		case planner.Stop:
+			return s.stopStorage(ctx, step.Name)
+		case planner.Remove:
+			return s.removeStorage(ctx, step.Name)
 		}
 	case planner.ProviderNoun:
 		return c.providerStep(ctx, step)

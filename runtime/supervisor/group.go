@@ -229,10 +229,13 @@ func (s *Supervisor) serials(rec *state.Replica) map[string]bool {
 	for _, id := range imagesOf(rec) {
 		out[imageSerial(id)] = true
 	}
+	shared := s.sharedVolumes(rec)
 	for _, m := range rec.MachineMounts() {
 		switch m.Type {
 		case spec.MountVolume:
-			out[volumeSerial(m.Volume)] = true
+			if _, served := shared[m.Volume]; !served {
+				out[volumeSerial(m.Volume)] = true
+			}
 		case spec.MountImage:
 			if img, err := s.opt.Images.Get(m.Source, rec.Platform); err == nil {
 				out[imageSerial(img.ID)] = true

@@ -376,6 +376,9 @@ func (s *Supervisor) moveIn(ctx context.Context, r *replica, h *hosted) (err err
 	}
 	container := resolved.Container
 	s.interfaces(&container, endpoints)
+	if err := s.joinStorage(ctx, h, rec, &container); err != nil {
+		return err
+	}
 	return h.client.Load().Create(ctx, container)
 }
 
@@ -417,6 +420,7 @@ func (s *Supervisor) leaveMachine(ctx context.Context, h *hosted, r *replica, di
 		r.rec.Machine = ""
 	}
 	s.mu.Unlock()
+	s.trimStorage(ctx, h)
 	s.drained(r)
 	s.persist(r)
 	s.warn("recording a machine", s.putMachine(h))

@@ -170,6 +170,9 @@ func (s *Supervisor) boot(ctx context.Context, r *replica) (err error) {
 	}
 	container := resolved.Container
 	s.interfaces(&container, endpoints)
+	if err := s.joinStorage(ctx, h, rec, &container); err != nil {
+		return err
+	}
 	if err := h.client.Load().Create(ctx, container); err != nil {
 		return h.explain(err)
 	}
@@ -230,26 +233,22 @@ func (s *Supervisor) disks(ctx context.Context, rec *state.Replica) ([]machine.D
 		Serial: scratchSerial(rec.ID), Kind: machine.DiskScratch,
 		Extents: []machine.Extent{{Path: s.scratchPath(rec.ID), Bytes: rec.ScratchBytes}},
 	})
-	seen := map[string]bool{}
+	seen := s.sharedVolumes(rec) // the storage machine has those
+	if seen == nil {
+		seen = map[string]bool{}
+	}
 	for _, m := range rec.MachineMounts() {
 		switch m.Type {
 		case spec.MountVolume:
-			if seen[m.Volume] {
+			if _, there := seen[m.Volume]; there {
 				continue
 			}
 			seen[m.Volume] = true
-			v, err := s.opt.Volumes.Get(m.Volume)
-			if err != nil {
-				return disks, err
-			}
-			lock, err := s.opt.Volumes.Lock(m.Volume, rec.Name)
+			d, err := s.volumeDisk(m.Volume, rec.Name)
 			if err != nil {
 				return disks, s.volumeBusy(rec, m.Volume, err)
 			}
-			add(machine.Disk{
-				Serial: volumeSerial(m.Volume), Kind: machine.DiskVolume, Lock: lock,
-				Extents: []machine.Extent{{Path: v.Disk, Bytes: v.Bytes}},
-			})
+			add(d)
 		case spec.MountImage:
 			if err := imageDisk(m.Source); err != nil {
 				return disks, err
@@ -534,6 +533,7 @@ func (s *Supervisor) machineEnded(h *hosted) {
 			ended = append(ended, r)
 		}
 	}
+	s.leaveStorage(h)
 	if err := s.opt.Fabric.Unplug(h.id); err != nil {
 		s.log.Debug("unplugging a machine", "machine", h.rec.Name, "err", err)
 	}
@@ -695,8 +695,19 @@ func (s *Supervisor) isFull(h *hosted) bool {
 func (s *Supervisor) diskDirs(h *hosted) []string {
 	s.mu.Lock()
 	replicas := slices.Clone(h.replicas)
+	var volumes []string
+	for _, st := range s.storages {
+		if st.host == h {
+			volumes = sortedKeys(st.rec.Volumes)
+		}
+	}
 	s.mu.Unlock()
 	var dirs []string
+	for _, name := range volumes {
+		if v, err := s.opt.Volumes.Get(name); err == nil {
+			dirs = append(dirs, filepath.Dir(v.Disk))
+		}
+	}
 	for _, r := range replicas {
 		rec := s.snapshot(r)
 		dirs = append(dirs, s.opt.State.ReplicaDir(rec.ID))
@@ -812,6 +823,8 @@ func (s *Supervisor) adoptAll(records []*state.Machine) {
 		}
 		// All names and addresses are there before the first trunk is plugged: a
 		// machine must not learn that one adopted after it does not exist.
+		s.warn("attaching a machine to its storage network", s.attachStorage(h), "machine", rec.Name)
+		s.knowStorage(h)
 		for _, r := range h.replicas {
 			if rec := s.snapshot(r); isUp(rec.Status) {
 				_ = s.attachReplica(h, rec) // tried, and told, again as the machine is adopted
@@ -853,7 +866,7 @@ func (s *Supervisor) takeHandles(id string) machine.Handles {
 }
 
 func adoptable(h *hosted, rec *state.Machine, handles machine.Handles) bool {
-	return rec.Phase == state.Made && len(handles) > 0 && len(h.replicas) > 0
+	return rec.Phase == state.Made && len(handles) > 0 && (len(h.replicas) > 0 || rec.Serves != "")
 }
 
 func (s *Supervisor) adopt(h *hosted, rec *state.Machine, handles machine.Handles) error {
@@ -913,6 +926,7 @@ func (s *Supervisor) bury(h *hosted, rec *state.Machine) {
 	for _, r := range h.replicas {
 		s.unplugReplica(h, r)
 	}
+	s.leaveStorage(h)
 	killProcess(rec.Record.PID, rec.Record.StartTime, rec.Record.HostBoot)
 	if rec.Shares != nil {
 		killProcess(rec.Shares.PID, rec.Shares.StartTime, rec.Shares.HostBoot)

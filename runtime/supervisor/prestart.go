@@ -134,6 +134,7 @@ func (s *Supervisor) hook(ctx context.Context, r *replica, step planner.Step, ou
 	container := resolved.PreStart[step.Hook]
 	container.ID, container.Name = state.NewID(), step.Name
 	container.Root.Scratch = scratchSerial(container.ID)
+	s.shareMounts(h, &container)
 	// Its service's names lead to it, as with compose.
 	if err := s.attachReplica(h, rec); err != nil {
 		return err

@@ -165,7 +165,8 @@ type Supervisor struct {
 	hosts    map[string]*hosted
 	groups   map[string]opLock // of replicas that share a machine
 	networks map[string]*virtual
-	changed  chan struct{} // closed at the next change of any replica
+	storages map[string]*storage // by project
+	changed  chan struct{}       // closed at the next change of any replica
 	requests int
 	sessions int // attached streams
 	idle     *time.Timer
@@ -197,7 +198,7 @@ func New(opt Options) (*Supervisor, error) {
 	}
 	s := &Supervisor{
 		opt: opt, log: opt.Log, started: time.Now(),
-		replicas: map[string]*replica{}, hosts: map[string]*hosted{}, groups: map[string]opLock{}, networks: map[string]*virtual{},
+		replicas: map[string]*replica{}, hosts: map[string]*hosted{}, groups: map[string]opLock{}, networks: map[string]*virtual{}, storages: map[string]*storage{},
 		changed: make(chan struct{}), done: make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -223,6 +224,10 @@ func (s *Supervisor) load() error {
 	if err != nil {
 		return err
 	}
+	storages, err := s.opt.State.Storages()
+	if err != nil {
+		return err
+	}
 	machines, err := s.opt.State.Machines()
 	if err != nil {
 		return err
@@ -232,11 +237,17 @@ func (s *Supervisor) load() error {
 			return err
 		}
 	}
+	for _, st := range storages {
+		if err := s.loadStorage(st); err != nil {
+			return err
+		}
+	}
 	s.loadReplicas(replicas)
 	if err := s.loadForwards(); err != nil {
 		return err
 	}
 	s.adoptAll(machines)
+	s.settleStorages()
 	s.dropUnused()
 	s.resetIdle()
 	return nil

@@ -112,6 +112,11 @@ func (s *Supervisor) removeVolume(name string) error {
 			Hint:    "remove what uses it first: stack down, or stack rm",
 		}
 	}
+	if st := s.servedBy(name); st != nil { // by one that nobody mounts it from
+		if err := s.detachVolume(s.ctx, st.rec.Project, name); err != nil {
+			return err
+		}
+	}
 	if err := s.opt.Volumes.Remove(name); err != nil && !errors.Is(err, volume.ErrNotFound) {
 		return err
 	}
@@ -181,11 +186,23 @@ func (s *Supervisor) openVolume(ctx context.Context, name, what string) (_ *cont
 		}
 	}()
 	on := wire.Volume{Serial: volumeSerial(name), Bytes: v.Bytes}
-	if h := s.hostOf(name); h != nil {
-		return h.client.Load(), on, func() error { release(); return nil }, nil
+	h := s.hostOf(name)
+	st := s.servedBy(name)
+	if st != nil {
+		if h, err = s.storageHost(ctx, st); err != nil {
+			return nil, on, nil, err
+		}
 	}
-	h, err := s.bootVolume(ctx, v, what)
-	if err != nil {
+	if h != nil {
+		return h.client.Load(), on, func() error {
+			release()
+			if st != nil {
+				s.settleStorage(st.rec.Project)
+			}
+			return nil
+		}, nil
+	}
+	if h, err = s.bootVolume(ctx, v, what); err != nil {
 		return nil, on, nil, err
 	}
 	return h.client.Load(), on, func() error {
@@ -209,21 +226,40 @@ func (s *Supervisor) hostOf(volume string) *hosted {
 // volumeMachineMiB is enough for an agent, a file system and its cache.
 const volumeMachineMiB = 256
 
+// bare is a machine without an image: its agent and disks are all there is.
+type bare struct {
+	name      string
+	memoryMiB int
+	serves    string // id of the storage that it is the machine of
+	disks     []machine.Disk
+	known     func(*hosted) // called once it runs, before anybody can learn of its end
+}
+
 // bootVolume makes a machine that has nothing but a volume. No record of a
 // replica leads to it: should the supervisor die, the next one ends it.
-func (s *Supervisor) bootVolume(ctx context.Context, v *volume.Volume, what string) (_ *hosted, err error) {
+func (s *Supervisor) bootVolume(ctx context.Context, v *volume.Volume, what string) (*hosted, error) {
+	disk, err := s.volumeDisk(v.Name, "stack "+what)
+	if err != nil {
+		return nil, err
+	}
+	defer disk.Lock.Close() // the machine has its own
+	name := "volume " + v.Name
+	h, err := s.bootBare(ctx, bare{name: name, memoryMiB: volumeMachineMiB, disks: []machine.Disk{disk}})
+	if err != nil {
+		return nil, fmt.Errorf("%s: starting a machine for it: %w", name, err)
+	}
+	return h, nil
+}
+
+// bootBare makes a machine without an image and returns when its agent answers.
+func (s *Supervisor) bootBare(ctx context.Context, b bare) (_ *hosted, err error) {
 	guest, err := s.opt.Guest()
 	if err != nil {
 		return nil, err
 	}
-	lock, err := s.opt.Volumes.Lock(v.Name, "stack "+what)
-	if err != nil {
-		return nil, err
-	}
-	defer lock.Close() // the machine has its own
 	m := state.Machine{
-		ID: state.NewID(), Name: "volume " + v.Name, Created: time.Now(), Phase: state.Making,
-		VCPUs: 1, MemoryMiB: volumeMachineMiB, MTU: s.opt.MTU, Guest: guest.Digest,
+		ID: state.NewID(), Name: b.name, Created: time.Now(), Phase: state.Making, Serves: b.serves,
+		VCPUs: 1, MemoryMiB: b.memoryMiB, MTU: s.opt.MTU, Guest: guest.Digest,
 	}
 	mac := ipam.MAC(m.ID, "trunk")
 	m.MAC = mac.String()
@@ -234,7 +270,6 @@ func (s *Supervisor) bootVolume(ctx context.Context, v *volume.Volume, what stri
 	defer func() {
 		if err != nil {
 			s.abandon(h)
-			err = fmt.Errorf("%s: starting a machine for it: %w", m.Name, err)
 		}
 	}()
 	dir := filepath.Join(s.opt.State.MachineDir(m.ID), "run")
@@ -243,13 +278,12 @@ func (s *Supervisor) bootVolume(ctx context.Context, v *volume.Volume, what stri
 	}
 	started, err := s.launch(ctx, h, machine.Config{
 		ID: m.ID, Name: m.Name, Dir: dir, VCPUs: m.VCPUs, MemoryMiB: m.MemoryMiB,
-		Kernel: guest.Kernel, Initramfs: guest.Initramfs, Key: wire.NewKey(), MAC: mac, MTU: m.MTU,
-		Disks: []machine.Disk{{
-			Serial: volumeSerial(v.Name), Kind: machine.DiskVolume, Lock: lock,
-			Extents: []machine.Extent{{Path: v.Disk, Bytes: v.Bytes}},
-		}},
+		Kernel: guest.Kernel, Initramfs: guest.Initramfs, Key: wire.NewKey(), MAC: mac, MTU: m.MTU, Disks: b.disks,
 	})
 	if started != nil {
+		if b.known != nil {
+			b.known(h)
+		}
 		defer h.settle()
 	}
 	if err != nil {
@@ -261,28 +295,40 @@ func (s *Supervisor) bootVolume(ctx context.Context, v *volume.Volume, what stri
 	if err := s.putMachine(h); err != nil {
 		return nil, err
 	}
+	if err := s.attachStorage(h); err != nil {
+		return nil, err
+	}
 	if err := s.opt.Fabric.Plug(m.ID, started.Handles()[machine.HandleTrunk]); err != nil {
 		return nil, err
 	}
 	return h, s.connect(ctx, h)
 }
 
-// endVolume ends a volume's machine, whose farewell says whether all is on disk.
-// The client's leaving does not keep it from that.
+// endVolume ends a volume's machine. The client's leaving does not keep it from
+// that.
 func (s *Supervisor) endVolume(h *hosted, name string) error {
+	if err := s.endBare(h); err != nil {
+		return fmt.Errorf("volume %s: ending the machine that had it: %w", name, err)
+	}
+	return nil
+}
+
+// endBare ends a machine without an image, whose farewell says whether all is on
+// disk.
+func (s *Supervisor) endBare(h *hosted) error {
 	ctx, cancel := context.WithTimeout(s.ctx, farewellTimeout)
 	defer cancel()
 	heard, _ := s.leaves(h) // nobody else ends it
 	farewell, err := s.shutDown(ctx, h, heard, 0)
 	if err != nil {
 		s.kill(h)
-		return fmt.Errorf("volume %s: ending the machine that had it: %w", name, err)
+		return err
 	}
 	if err := s.waitEnded(s.ctx, h, farewellTimeout); err != nil {
 		return err
 	}
 	if len(farewell.Unsynced) > 0 {
-		return fmt.Errorf("volume %s: not everything could be written to disk: %s", name, strings.Join(farewell.Unsynced, ", "))
+		return fmt.Errorf("not everything could be written to disk: %s", strings.Join(farewell.Unsynced, ", "))
 	}
 	return nil
 }

@@ -46,7 +46,9 @@ type Server struct {
 	link    link
 	started bool
 	records *records
-	volumes map[string]*disk.Mount // by serial
+
+	recordsDisk *disk.Mount
+	volumes     map[string]*disk.Mount // by serial
 
 	answers answers
 }
@@ -102,6 +104,22 @@ func (s *Server) Serve(ctx context.Context, want *wire.Serve) error {
 	return s.release(want)
 }
 
+// Close ends the server and unmounts everything. Whatever clients hold they may
+// claim from its successor.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.started {
+		return nil
+	}
+	errs := []error{write(control+"threads", "0"), flush()}
+	for serial, m := range s.volumes {
+		delete(s.volumes, serial)
+		errs = append(errs, m.Release())
+	}
+	return errors.Join(append(errs, s.recordsDisk.Release())...)
+}
+
 // release unmounts the volumes that are not served any more.
 func (s *Server) release(want *wire.Serve) error {
 	served := map[string]bool{}
@@ -129,11 +147,11 @@ func (s *Server) release(want *wire.Serve) error {
 
 // start brings the kernel's server up.
 func (s *Server) start(ctx context.Context, want *wire.Serve, table *table) error {
-	recordsDisk, err := s.disks.Writable(ctx, want.Records, 0)
-	if err != nil {
+	var err error
+	if s.recordsDisk, err = s.disks.Writable(ctx, want.Records, 0); err != nil {
 		return err
 	}
-	if s.records, err = openRecords(filepath.Join(recordsDisk.Dir, "clients"), table.ids()); err != nil {
+	if s.records, err = openRecords(filepath.Join(s.recordsDisk.Dir, "clients"), table.ids()); err != nil {
 		return err
 	}
 	const pipes = "/run/rpc_pipefs"

@@ -67,6 +67,11 @@ func (c *Client) Stats(ctx context.Context) (wire.Stats, error) {
 // Sync flushes the machine's writable disks.
 func (c *Client) Sync(ctx context.Context) error { return c.Call(ctx, wire.OpSync, nil, nil) }
 
+// Serve makes the machine serve that to others, and nothing else any more.
+func (c *Client) Serve(ctx context.Context, what wire.Serve) error {
+	return c.Call(ctx, wire.OpServe, what, nil)
+}
+
 // ConnectNetwork adds an interface to a container.
 func (c *Client) ConnectNetwork(ctx context.Context, connect wire.Connect) error {
 	return c.Call(ctx, wire.OpConnect, connect, nil)
