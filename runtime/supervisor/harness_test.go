@@ -206,7 +206,7 @@ func (w *world) nothingLeft() {
 	if names := w.keeper.names(); len(names) != 0 {
 		w.t.Errorf("the keeper holds %v", names)
 	}
-	for _, kind := range []string{"replicas", "machines", "networks"} {
+	for _, kind := range []string{"replicas", "machines", "networks", "storage"} {
 		entries, err := os.ReadDir(filepath.Join(w.dir, "state", kind))
 		if err == nil && len(entries) != 0 {
 			w.t.Errorf("%d %s are recorded", len(entries), kind)

@@ -27,6 +27,8 @@ import (
 // that several machines want, and serves them. Which those are the planner
 // decides; that it runs while anybody mounts from it is kept true here.
 type storage struct {
+	id, project string // as in rec
+
 	op opLock // one change of what it has or serves at a time; taken after replica.op
 
 	// Guarded by Supervisor.mu; the maps in rec are replaced, not changed.
@@ -63,7 +65,7 @@ func (s *Supervisor) loadStorage(rec *state.Storage) error {
 	if err := s.opt.Fabric.Create(storageNetwork(rec.ID, s.opt.MTU)); err != nil {
 		return err
 	}
-	s.storages[rec.Project] = &storage{op: newOpLock(), rec: *rec}
+	s.storages[rec.Project] = &storage{id: rec.ID, project: rec.Project, op: newOpLock(), rec: *rec}
 	return nil
 }
 
@@ -85,12 +87,13 @@ func (s *Supervisor) newStorage(project string) (*storage, error) {
 	if st := s.storageOf(project); st != nil {
 		return st, nil
 	}
-	st := &storage{op: newOpLock(), rec: state.Storage{ID: state.NewID(), Project: project, Created: time.Now(), Volumes: map[string]uint32{}}}
-	if err := s.opt.Fabric.Create(storageNetwork(st.rec.ID, s.opt.MTU)); err != nil {
+	rec := state.Storage{ID: state.NewID(), Project: project, Created: time.Now(), Volumes: map[string]uint32{}}
+	st := &storage{id: rec.ID, project: project, op: newOpLock(), rec: rec}
+	if err := s.opt.Fabric.Create(storageNetwork(st.id, s.opt.MTU)); err != nil {
 		return nil, err
 	}
 	if err := s.opt.State.PutStorage(&st.rec); err != nil {
-		return nil, errors.Join(err, s.opt.Fabric.Remove(st.rec.ID))
+		return nil, errors.Join(err, s.opt.Fabric.Remove(st.id))
 	}
 	s.mu.Lock()
 	s.storages[project] = st
@@ -345,7 +348,7 @@ func (s *Supervisor) runStorage(ctx context.Context, st *storage) error {
 		return nil
 	}
 	if err := s.bootStorage(ctx, st); err != nil {
-		return fmt.Errorf("starting the storage machine of project %s: %w", st.rec.Project, err)
+		return fmt.Errorf("starting the storage machine of project %s: %w", st.project, err)
 	}
 	s.mu.Lock()
 	st.backoff = 0
@@ -431,7 +434,7 @@ func (s *Supervisor) joinStorage(ctx context.Context, h *hosted, rec *state.Repl
 		return err
 	}
 	s.mu.Lock()
-	use := state.StorageUse{ID: st.rec.ID, Volumes: map[string]bool{}}
+	use := state.StorageUse{ID: st.id, Volumes: map[string]bool{}}
 	elsewhere := false
 	if had := h.rec.Storage; had != nil {
 		use.Addr, elsewhere = had.Addr, had.ID != use.ID
@@ -446,7 +449,7 @@ func (s *Supervisor) joinStorage(ctx context.Context, h *hosted, rec *state.Repl
 		use.Volumes[name] = readOnly && (before || !there)
 	}
 	if !use.Addr.IsValid() {
-		use.Addr = netip.PrefixFrom(s.freeStorageAddr(st.rec.ID), storageSubnet.Bits())
+		use.Addr = netip.PrefixFrom(s.freeStorageAddr(st.id), storageSubnet.Bits())
 	}
 	s.mu.Lock()
 	h.rec.Storage = &use
@@ -554,7 +557,7 @@ func (s *Supervisor) storageByID(id string) *storage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, st := range s.storages {
-		if st.rec.ID == id {
+		if st.id == id {
 			return st
 		}
 	}
@@ -573,7 +576,7 @@ func (s *Supervisor) clientLeft(h *hosted, use *state.StorageUse) {
 		}
 		s.warn("taking a machine's locks", s.serve(s.ctx, st), "machine", h.rec.Name)
 		st.op.unlock()
-		s.settleStorage(st.rec.Project)
+		s.settleStorage(st.project)
 	})
 }
 
@@ -598,7 +601,7 @@ func (s *Supervisor) storageEnded(h *hosted) {
 	asked := h.farewell != nil || h.killed
 	s.mu.Unlock()
 	if !asked {
-		s.log.Warn("a storage machine crashed: it is started again", "project", st.rec.Project, "console", lastLines(h.m.ConsoleTail(), crashLines))
+		s.log.Warn("a storage machine crashed: it is started again", "project", st.project, "console", lastLines(h.m.ConsoleTail(), crashLines))
 		s.spawn(func() { s.reviveStorage(st) })
 	}
 }
@@ -606,8 +609,8 @@ func (s *Supervisor) storageEnded(h *hosted) {
 // reviveStorage starts a storage machine that somebody mounts from, as often as
 // it takes: their containers wait for it.
 func (s *Supervisor) reviveStorage(st *storage) {
-	for len(s.storageClients(st.rec.ID)) > 0 {
-		err := s.startStorage(s.ctx, st.rec.Project)
+	for len(s.storageClients(st.id)) > 0 {
+		err := s.startStorage(s.ctx, st.project)
 		if err == nil || s.ctx.Err() != nil {
 			return
 		}
@@ -615,7 +618,7 @@ func (s *Supervisor) reviveStorage(st *storage) {
 		st.backoff = min(max(2*st.backoff, firstBackoff), lastBackoff)
 		wait := st.backoff
 		s.mu.Unlock()
-		s.warn("starting a storage machine", err, "project", st.rec.Project)
+		s.warn("starting a storage machine", err, "project", st.project)
 		select {
 		case <-time.After(wait):
 		case <-s.ctx.Done():
@@ -640,7 +643,7 @@ func (s *Supervisor) settleStorage(project string) {
 // idleStorage tells whether nobody mounts from a storage machine that runs, nor is
 // about to.
 func (s *Supervisor) idleStorage(st *storage) bool {
-	if len(s.storageClients(st.rec.ID)) > 0 {
+	if len(s.storageClients(st.id)) > 0 {
 		return false
 	}
 	s.mu.Lock()
@@ -649,7 +652,7 @@ func (s *Supervisor) idleStorage(st *storage) bool {
 		return false
 	}
 	for _, r := range s.replicas {
-		if r.rec.Project != st.rec.Project || !isUp(r.rec.Status) && r.rec.Status != planner.StatusRestarting && r.host == nil {
+		if r.rec.Project != st.project || !isUp(r.rec.Status) && r.rec.Status != planner.StatusRestarting && r.host == nil {
 			continue
 		}
 		for v := range st.rec.Volumes {
@@ -674,7 +677,7 @@ func (s *Supervisor) stopStorage(ctx context.Context, project string) error {
 	s.mu.Lock()
 	h := st.host
 	s.mu.Unlock()
-	if h == nil || len(s.storageClients(st.rec.ID)) > 0 {
+	if h == nil || len(s.storageClients(st.id)) > 0 {
 		return nil
 	}
 	if h.client.Load() == nil {
@@ -694,16 +697,16 @@ func (s *Supervisor) removeStorage(ctx context.Context, project string) error {
 	if err := s.stopStorage(ctx, project); err != nil {
 		return err
 	}
-	if clients := s.storageClients(st.rec.ID); len(clients) > 0 {
+	if clients := s.storageClients(st.id); len(clients) > 0 {
 		return fmt.Errorf("the storage machine of project %s: container %s mounts from it", project, clients[0].rec.Name)
 	}
-	if err := s.opt.State.DeleteStorage(st.rec.ID); err != nil {
+	if err := s.opt.State.DeleteStorage(st.id); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	delete(s.storages, project)
 	s.mu.Unlock()
-	return s.opt.Fabric.Remove(st.rec.ID)
+	return s.opt.Fabric.Remove(st.id)
 }
 
 // settleStorages goes on with the storage machines of an earlier supervisor: what
@@ -719,9 +722,9 @@ func (s *Supervisor) settleStorages() {
 			case h == nil:
 				s.reviveStorage(st)
 			case st.op.lock(s.ctx) == nil:
-				s.warn("telling a storage machine what it serves", s.serve(s.ctx, st), "project", st.rec.Project)
+				s.warn("telling a storage machine what it serves", s.serve(s.ctx, st), "project", st.project)
 				st.op.unlock()
-				s.settleStorage(st.rec.Project)
+				s.settleStorage(st.project)
 			}
 		})
 	}
@@ -730,12 +733,12 @@ func (s *Supervisor) settleStorages() {
 // storageHost is a storage machine that can be spoken to, started for that if need
 // be.
 func (s *Supervisor) storageHost(ctx context.Context, st *storage) (*hosted, error) {
-	if err := s.startStorage(ctx, st.rec.Project); err != nil {
+	if err := s.startStorage(ctx, st.project); err != nil {
 		return nil, err
 	}
 	_, h := s.storageState(st)
 	if h == nil {
-		return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("the storage machine of project %s is just ending: try again", st.rec.Project)}
+		return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("the storage machine of project %s is just ending: try again", st.project)}
 	}
 	return h, nil
 }

@@ -113,7 +113,7 @@ func (s *Supervisor) removeVolume(name string) error {
 		}
 	}
 	if st := s.servedBy(name); st != nil { // by one that nobody mounts it from
-		if err := s.detachVolume(s.ctx, st.rec.Project, name); err != nil {
+		if err := s.detachVolume(s.ctx, st.project, name); err != nil {
 			return err
 		}
 	}
@@ -197,7 +197,7 @@ func (s *Supervisor) openVolume(ctx context.Context, name, what string) (_ *cont
 		return h.client.Load(), on, func() error {
 			release()
 			if st != nil {
-				s.settleStorage(st.rec.Project)
+				s.settleStorage(st.project)
 			}
 			return nil
 		}, nil

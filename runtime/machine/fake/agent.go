@@ -215,6 +215,8 @@ func (g *Guest) handle(req wire.Request) (result any, after func(*yamux.Stream),
 		return g.putVolume(req)
 	case wire.OpVolumeGet:
 		return g.getVolume(req)
+	case wire.OpServe:
+		return body(req, g.serve)
 	case wire.OpConnect:
 		return body(req, g.connect)
 	case wire.OpCut:

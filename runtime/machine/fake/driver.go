@@ -34,6 +34,9 @@ type Driver struct {
 	BeforeStart  func(machine.Config) error
 	BeforeCreate func(wire.Container) error
 
+	// OnServe is told after a machine was told what to serve.
+	OnServe func()
+
 	boot string
 
 	mu     sync.Mutex

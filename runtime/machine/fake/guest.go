@@ -48,7 +48,8 @@ type Guest struct {
 	nextPID    int
 	hello      wire.Hello
 	changes    []wire.ShareChanges
-	stopped    bool // shutdown has begun: nothing new runs
+	served     *wire.Serve // by OpServe
+	stopped    bool        // shutdown has begun: nothing new runs
 }
 
 func newGuest(d *Driver, c machine.Config) (_ *Guest, _ machine.Handles, err error) {
