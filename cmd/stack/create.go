@@ -8,6 +8,7 @@ import (
 
 	"github.com/stackvm/stack/planner"
 	"github.com/stackvm/stack/runtime/api"
+	"github.com/stackvm/stack/spec"
 )
 
 func (a *app) create() *cobra.Command {
@@ -38,7 +39,9 @@ func (a *app) create() *cobra.Command {
 				return err
 			}
 			o.Services = services
-			_, c, change, err := a.upChange(ctx, o, yes)
+			_, c, change, err := a.upChange(ctx, o, func(load spec.Options, p *spec.Project) error {
+				return a.confirmRemote(ctx, a.out, load, p, yes, nil)
+			})
 			if err != nil {
 				return err
 			}

@@ -57,7 +57,7 @@ func (a *app) plan() *cobra.Command {
 // plannedUp asks for up's plan.
 func (a *app) plannedUp(ctx context.Context, o planner.Options) (planner.Plan, error) {
 	a.dryRun = true
-	_, c, change, err := a.upChange(ctx, o, true)
+	_, c, change, err := a.upChange(ctx, o, nil)
 	if err != nil {
 		return planner.Plan{}, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -93,8 +94,9 @@ var errCancelled = errors.New("operation cancelled by user")
 
 // confirmRemote has the user agree to run a project whose main file came from
 // elsewhere, as docker compose does: to the files that it includes from there,
-// and to the values of its variables, of which assigned are set by flags.
-func (a *app) confirmRemote(ctx context.Context, load spec.Options, p *spec.Project, yes bool, assigned []string) error {
+// and to the values of its variables, of which assigned are set by flags. What it
+// says goes to a stream that is not the project's own output.
+func (a *app) confirmRemote(ctx context.Context, to io.Writer, load spec.Options, p *spec.Project, yes bool, assigned []string) error {
 	r, _ := load.Remote.(*remoteFiles)
 	if r == nil || len(r.fetched) == 0 || a.dryRun {
 		return nil
@@ -107,11 +109,11 @@ func (a *app) confirmRemote(ctx context.Context, load spec.Options, p *spec.Proj
 		return nil
 	}
 	if len(r.fetched) > len(p.Files) && !yes { // some are included
-		fmt.Fprintln(a.out, "\nWarning: This Compose project includes files from remote sources:")
+		fmt.Fprintln(to, "\nWarning: This Compose project includes files from remote sources:")
 		for _, name := range r.fetched {
-			fmt.Fprintln(a.out, "  -", name)
+			fmt.Fprintln(to, "  -", name)
 		}
-		fmt.Fprintln(a.out, "\nRemote includes could potentially be malicious. Make sure you trust the source.")
+		fmt.Fprintln(to, "\nRemote includes could potentially be malicious. Make sure you trust the source.")
 		if ok, err := a.ask(ctx, "Do you want to continue?", false); err != nil || !ok {
 			return errors.Join(err, refusal(ok))
 		}
@@ -121,7 +123,7 @@ func (a *app) confirmRemote(ctx context.Context, load spec.Options, p *spec.Proj
 		return err
 	}
 	if mode != render.ModeQuiet && mode != render.ModeJSON {
-		fmt.Fprintf(a.out, "Your compose stack %q is stored in %q\n", r.fetched[0], p.WorkingDir)
+		fmt.Fprintf(to, "Your compose stack %q is stored in %q\n", r.fetched[0], p.WorkingDir)
 	}
 	if yes {
 		return nil
@@ -130,7 +132,7 @@ func (a *app) confirmRemote(ctx context.Context, load spec.Options, p *spec.Proj
 	if err != nil || len(variables) == 0 {
 		return err
 	}
-	a.showVariables(variables, assigned)
+	showVariables(to, variables, assigned)
 	ok, err := a.ask(ctx, "\nDo you want to proceed with these variables?", true)
 	return errors.Join(err, refusal(ok))
 }
@@ -144,9 +146,9 @@ func refusal(agreed bool) error {
 }
 
 // showVariables prints the variables of a project with the values that they get.
-func (a *app) showVariables(variables []spec.Variable, assigned []string) {
-	fmt.Fprintln(a.out, "\nFound the following variables in configuration:")
-	w := tabwriter.NewWriter(a.out, 0, 0, 3, ' ', 0)
+func showVariables(to io.Writer, variables []spec.Variable, assigned []string) {
+	fmt.Fprintln(to, "\nFound the following variables in configuration:")
+	w := tabwriter.NewWriter(to, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(w, "VARIABLE\tVALUE\tSOURCE\tREQUIRED\tDEFAULT")
 	for _, v := range variables {
 		value, source := "<unset>", "none"

@@ -88,7 +88,7 @@ func TestConfirmRemote(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			err = a.confirmRemote(t.Context(), a.load, p, tc.yes, []string{"OTHER=flag"})
+			err = a.confirmRemote(t.Context(), a.out, a.load, p, tc.yes, []string{"OTHER=flag"})
 			if cancelled := err != nil && err.Error() == errCancelled.Error(); cancelled != tc.cancelled || !cancelled && err != nil {
 				t.Errorf("error %v, want it cancelled %v", err, tc.cancelled)
 			}

@@ -126,7 +126,7 @@ func (a *app) runOneOff(ctx context.Context, r api.Run, o spec.OneOff, flags run
 	if err != nil {
 		return err
 	}
-	if err := a.confirmRemote(ctx, a.load, p, flags.yes, o.Environment); err != nil {
+	if err := a.confirmRemote(ctx, a.err, a.load, p, flags.yes, o.Environment); err != nil {
 		return err
 	}
 	if r.Project, r.Set, err = p.OneOff(r.Service, o); err != nil {

@@ -25,7 +25,7 @@ func (a *app) scale() *cobra.Command {
 				return err
 			}
 			o.Services = slices.Sorted(maps.Keys(o.Scale))
-			_, c, change, err := a.upChange(ctx, o, true)
+			_, c, change, err := a.upChange(ctx, o, nil)
 			if err != nil {
 				return err
 			}

@@ -230,7 +230,9 @@ func (u *upFlags) observer(next func(api.Event) bool) func(api.Event) bool {
 
 // upBy is upChange as the flags of up ask for it.
 func (a *app) upBy(ctx context.Context, u *upFlags) (*spec.Project, *api.Client, api.Apply, error) {
-	p, c, change, err := a.upChange(ctx, u.opt, u.yes || u.plan != nil)
+	p, c, change, err := a.upChange(ctx, u.opt, func(load spec.Options, p *spec.Project) error {
+		return a.confirmRemote(ctx, a.out, load, p, u.yes || u.plan != nil, nil)
+	})
 	if err == nil && len(p.Services) == 0 {
 		err = errors.New("no service selected")
 	}
@@ -245,17 +247,17 @@ func (a *app) upBy(ctx context.Context, u *upFlags) (*spec.Project, *api.Client,
 }
 
 // upChange loads the project and asks for it to be up. Where somebody can be
-// asked, volumes that have changed are made anew if they agree. With yes, a
-// project from elsewhere is not asked about.
-func (a *app) upChange(ctx context.Context, o planner.Options, yes bool) (*spec.Project, *api.Client, api.Apply, error) {
+// asked, volumes that have changed are made anew if they agree. confirm, if not
+// nil, has a say before anything is begun.
+func (a *app) upChange(ctx context.Context, o planner.Options, confirm func(spec.Options, *spec.Project) error) (*spec.Project, *api.Client, api.Apply, error) {
 	if o.IgnoreOrphans = a.envBool("COMPOSE_IGNORE_ORPHANS"); o.IgnoreOrphans && o.RemoveOrphans {
 		return nil, nil, api.Apply{}, errors.New("cannot combine COMPOSE_IGNORE_ORPHANS and --remove-orphans")
 	}
 	load := a.load
 	load.Services, load.NoDependencies = o.Services, o.NoDeps
 	p, err := a.loadProject(ctx, load)
-	if err == nil {
-		err = a.confirmRemote(ctx, load, p, yes, nil)
+	if err == nil && confirm != nil {
+		err = confirm(load, p)
 	}
 	if err != nil {
 		return nil, nil, api.Apply{}, err
