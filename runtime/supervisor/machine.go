@@ -760,9 +760,21 @@ func FreeBytes(dir string) (free int64, at string, err error) {
 	}
 }
 
+// concernedLocked are the replicas that a machine's trouble is the trouble of: those
+// in it, and of a storage machine those that mount from it.
+func (s *Supervisor) concernedLocked(h *hosted) []*replica {
+	concerned := slices.Clone(h.replicas)
+	for _, o := range s.hosts {
+		if h.rec.Serves != "" && o.rec.Storage != nil && o.rec.Storage.ID == h.rec.Serves {
+			concerned = append(concerned, o.replicas...)
+		}
+	}
+	return concerned
+}
+
 func (s *Supervisor) setNotice(h *hosted, text string) {
 	s.mu.Lock()
-	replicas := slices.Clone(h.replicas)
+	replicas := s.concernedLocked(h)
 	s.mu.Unlock()
 	for _, r := range replicas {
 		s.update(r, func(rec *state.Replica) { rec.Notice = text })
@@ -772,14 +784,15 @@ func (s *Supervisor) setNotice(h *hosted, text string) {
 func (s *Supervisor) hasNotice(h *hosted) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(h.replicas) > 0 && h.replicas[0].rec.Notice != ""
+	concerned := s.concernedLocked(h)
+	return len(concerned) > 0 && concerned[0].rec.Notice != ""
 }
 
 // diskName says what a serial stands for.
 func (s *Supervisor) diskName(h *hosted, serial string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, r := range h.replicas {
+	for _, r := range s.concernedLocked(h) {
 		if serial == scratchSerial(r.rec.ID) {
 			return "the files of " + r.rec.Name
 		}

@@ -600,7 +600,7 @@ func (s *Supervisor) storageEnded(h *hosted) {
 	}
 	asked := h.farewell != nil || h.killed
 	s.mu.Unlock()
-	if !asked {
+	if h.m != nil && !asked { // else an earlier supervisor's: settleStorages sees to it
 		s.log.Warn("a storage machine crashed: it is started again", "project", st.project, "console", lastLines(h.m.ConsoleTail(), crashLines))
 		s.spawn(func() { s.reviveStorage(st) })
 	}

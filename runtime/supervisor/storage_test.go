@@ -26,16 +26,13 @@ func sharing(names ...string) *spec.Project {
 	return p
 }
 
-// Services that want one volume mount it from a storage machine, which is told
-// who may do what. It is started again when it crashes, adopted, and ends with
-// its users; with one user left the disk is that one's own.
-func TestSharedVolume(t *testing.T) {
-	w := newWorld(t)
+// serving returns a function that waits until the storage machine serves as many
+// clients.
+func (w *world) serving() func(clients int) (*fake.Guest, *wire.Serve) {
 	told := make(chan struct{}, 1000)
 	w.driver.OnServe = func() { told <- struct{}{} }
-	// serves waits until the storage machine serves as many clients.
-	serves := func(clients int) (*fake.Guest, *wire.Serve) {
-		t.Helper()
+	return func(clients int) (*fake.Guest, *wire.Serve) {
+		w.t.Helper()
 		late := time.After(patience)
 		for {
 			if g := w.driver.Guest("storage of shop"); g != nil {
@@ -46,10 +43,18 @@ func TestSharedVolume(t *testing.T) {
 			select {
 			case <-told:
 			case <-late:
-				t.Fatalf("the storage machine does not serve %d clients", clients)
+				w.t.Fatalf("the storage machine does not serve %d clients", clients)
 			}
 		}
 	}
+}
+
+// Services that want one volume mount it from a storage machine, which is told
+// who may do what. It is started again when it crashes, adopted, and ends with
+// its users; with one user left the disk is that one's own.
+func TestSharedVolume(t *testing.T) {
+	w := newWorld(t)
+	serves := w.serving()
 	p := sharing("web", "reader")
 	w.up(p)
 	storage, served := serves(2)
@@ -111,4 +116,38 @@ func TestSharedVolume(t *testing.T) {
 	if _, err := w.volumes.Get("shop_data"); !errors.Is(err, volume.ErrNotFound) {
 		t.Errorf("the volume is there: %v", err)
 	}
+}
+
+// A storage machine that waits for space on the host says so at those who wait for
+// it; and one that is lost with all others comes back with them.
+func TestStorageTrouble(t *testing.T) {
+	w := newWorld(t)
+	serves := w.serving()
+	p := sharing("web", "worker")
+	for _, svc := range p.Services {
+		svc.Restart.Policy = "always"
+	}
+	w.up(p)
+	storage, _ := serves(2)
+	w.free.Store(resumeBytes - 1)
+	storage.DiskFull(volumeSerial("shop_data"))
+	for _, name := range []string{"shop-web-1", "shop-worker-1"} {
+		if rec := w.until(name, func(rec *state.Replica) bool { return rec.Notice != "" }); rec.Notice != "paused: no space left on the host for volume shop_data" {
+			t.Errorf("%s: %q", name, rec.Notice)
+		}
+	}
+	w.free.Store(resumeBytes)
+	for _, name := range []string{"shop-web-1", "shop-worker-1"} {
+		w.until(name, func(rec *state.Replica) bool { return rec.Notice == "" })
+	}
+
+	w.close()
+	w.keeper.close()
+	w.driver.Close() // as the host's kernel ends a machine whose files are gone
+	w.open()
+	w.until("shop-web-1", running)
+	w.until("shop-worker-1", running)
+	serves(2)
+	w.down(p, true)
+	w.nothingLeft()
 }
