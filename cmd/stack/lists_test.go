@@ -226,6 +226,7 @@ func TestUnsupportedCommands(t *testing.T) {
 		{"commit", "web", "x"},
 		{"watch", "--no-up"},
 		{"bridge", "convert"},
+		{"alpha", "viz"},
 		{"create", "--build"},
 		{"run", "--build", "web"},
 	} {

@@ -34,6 +34,7 @@ func (a *app) unsupported() []*cobra.Command {
 		{"watch", "Update containers when files change", "stack does not follow develop.watch; a bind mount shows changes at once"},
 		{"bridge", "Convert a project for another platform", "stack runs no transformers"},
 		{"model", "Run a model", "stack has no model runner"},
+		{"alpha", "Experimental commands", "docker compose's experiments are not stack's"},
 	} {
 		all = append(all, &cobra.Command{
 			Use: c.name, Short: c.short + " (not supported yet)", Hidden: true, DisableFlagParsing: true,
