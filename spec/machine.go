@@ -252,22 +252,23 @@ func (c *converter) hostNetwork(at []string, s *Service) {
 func (c *converter) sharedNetwork(s *Service) {
 	in := c.src.Services[s.Name]
 	for _, bad := range []struct {
-		key string
-		set bool
+		key  string
+		set  bool
+		what string // in docker's words
 	}{
-		{"ports", len(in.Ports) > 0},
-		{"hostname", in.Hostname != ""},
-		{"links", len(in.Links) > 0},
-		{"external_links", len(in.ExternalLinks) > 0},
-		{"dns", len(in.DNS) > 0},
-		{"extra_hosts", len(in.ExtraHosts) > 0},
-		{"mac_address", in.MacAddress != ""},
+		{"ports", len(in.Ports) > 0, "port publishing and the container type network mode"},
+		{"expose", len(in.Expose) > 0, "port exposing and the container type network mode"},
+		{"hostname", in.Hostname != "", "hostname and the network mode"},
+		{"links", len(in.Links) > 0, "container type network can't be used with links"},
+		{"external_links", len(in.ExternalLinks) > 0, "container type network can't be used with links"},
+		{"dns", len(in.DNS) > 0, "dns and the network mode"},
+		{"extra_hosts", len(in.ExtraHosts) > 0, "custom host-to-IP mapping and the network mode"},
+		{"mac_address", in.MacAddress != "", "mac-address and the network mode"},
 	} {
 		if bad.set {
-			c.ignored([]string{"services", s.Name, bad.key}, bad.key, "the network is that of "+s.NetworkMode+", set it there")
+			c.fault([]string{"services", s.Name, bad.key}, "its network is that of "+s.NetworkMode+": set it there", "service %q: conflicting options: %s", s.Name, bad.what)
 		}
 	}
-	s.Ports, s.Hostname, s.DNS, s.ExtraHosts, s.Links = nil, "", nil, nil, nil
 }
 
 // parseVolumesFrom reads SERVICE[:ro|rw] or container:NAME[:ro|rw].

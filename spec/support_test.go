@@ -109,6 +109,8 @@ unless the service sets one; ` + "`" + `dns` + "`" + `, ` + "`" + `dns_search` +
 
 Services that share a namespace (` + "`network_mode`, `ipc`, `pid`" + `) or files (` + "`volumes_from`" + `) live in one machine with the first
 replica of the service they name, as do those with the same ` + "`x-stack.machine`" + `; ` + "`stack plan`" + ` says in whose. They may mount one volume.
+Beside another's network docker refuses ` + "`ports`, `expose`, `hostname`, `links`, `external_links`, `dns`, `extra_hosts` and `mac_address`" + `,
+and so does ` + "`stack`" + `.
 The machine ends with the last of them. Without a limit of its own somewhere, it has the default memory beside what the others' limits ask for.
 
 ## Providers
