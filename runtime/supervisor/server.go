@@ -520,6 +520,7 @@ func (s *Supervisor) EndAll(ctx context.Context) {
 		})
 	}
 	wg.Wait()
+	s.stopStorages(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.ending {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/stackvm/stack/guest/wire"
@@ -460,7 +461,11 @@ func (s *Supervisor) joinStorage(ctx context.Context, h *hosted, rec *state.Repl
 	if err := s.attachStorage(h); err != nil {
 		return err
 	}
-	if err := s.serve(ctx, st); err != nil {
+	err := s.serve(ctx, st)
+	if _, runs := s.storageState(st); err != nil && runs == nil && ctx.Err() == nil {
+		err = s.runStorage(ctx, st) // it has just died: the next one serves us from the start
+	}
+	if err != nil {
 		return err
 	}
 	s.shareMounts(h, c)
@@ -685,6 +690,18 @@ func (s *Supervisor) stopStorage(ctx context.Context, project string) error {
 		return nil
 	}
 	return s.endBare(h)
+}
+
+// stopStorages ends every storage machine that nobody mounts from.
+func (s *Supervisor) stopStorages(ctx context.Context) {
+	s.mu.Lock()
+	projects := sortedKeys(s.storages)
+	s.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, project := range projects {
+		wg.Go(func() { s.warn("ending a storage machine", s.stopStorage(ctx, project), "project", project) })
+	}
+	wg.Wait()
 }
 
 // removeStorage ends a project's storage machine and forgets it. The volumes stay

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"testing"
@@ -148,6 +149,15 @@ func TestStorageTrouble(t *testing.T) {
 	w.until("shop-web-1", running)
 	w.until("shop-worker-1", running)
 	serves(2)
+
+	// A host that shuts down ends it after those who write to it.
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	w.s.EndAll(ctx)
+	if left := w.driver.Guests(); len(left) != 0 {
+		t.Errorf("%d machines run", len(left))
+	}
+	w.restart()
 	w.down(p, true)
 	w.nothingLeft()
 }
