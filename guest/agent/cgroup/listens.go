@@ -21,7 +21,6 @@ type Listens struct {
 	asked int // map: an element for each UDP port, not 0 once it was asked for by its number
 	ring  *os.File
 	pages [2][]byte // the ring's consumer position and its producer position
-	done  chan struct{}
 
 	mu     sync.Mutex
 	wakes  map[int]func()
@@ -42,7 +41,7 @@ const (
 
 // NewListens attaches the programs, which stay as long as the machine.
 func NewListens() (_ *Listens, err error) {
-	l := &Listens{asked: -1, done: make(chan struct{}), wakes: make(map[int]func())}
+	l := &Listens{asked: -1, wakes: make(map[int]func())}
 	defer func() {
 		if err != nil {
 			l.release()
@@ -133,9 +132,8 @@ func (l *Listens) Asked(port uint16) bool {
 	return err == nil && value != 0
 }
 
-// run is the goroutine that waits for the ring.
+// run is the goroutine that waits for the ring, as long as the machine lives.
 func (l *Listens) run() {
-	defer close(l.done)
 	raw, err := l.ring.SyscallConn()
 	if err != nil {
 		return
