@@ -31,16 +31,18 @@ func (a *app) openMenu() menu {
 	if !isTerminal(a.in) || !isTerminal(a.out) || !inForeground(a.in) {
 		return menu{}
 	}
+	// First: Ctrl-Z must not find the terminal taken and nobody to give it back.
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTSTP, syscall.SIGCONT)
 	restore, err := takeKeys(a.in)
 	if err != nil {
+		signal.Stop(signals)
 		fmt.Fprintln(a.err, "warning: taking keys from the terminal:", err)
 		return menu{}
 	}
 	const shown = "d: detach, the containers keep running; Ctrl+C: stop them"
 	fmt.Fprintln(a.err, shown)
 	m := menu{pressed: make(chan key)}
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTSTP, syscall.SIGCONT)
 	done := make(chan struct{})
 	go func() {
 		for {

@@ -99,8 +99,6 @@ func TestMenuIsSuspended(t *testing.T) {
 	if settings() == before {
 		t.Error("keys are not taken one by one")
 	}
-	typed("\n")
-	await(`pressed '\n'`)
 	typed("\x1a")
 	await("suspended with 147") // 128 + SIGSTOP
 	if now := settings(); now != before {
@@ -108,6 +106,8 @@ func TestMenuIsSuspended(t *testing.T) {
 	}
 	typed("go\n")
 	await("d: detach")
+	typed("\n")
+	await(`pressed '\n'`)
 	typed("d")
 	await("pressed 'd'")
 	await("ended with 0")
