@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -243,7 +244,7 @@ func (s *Supervisor) serve(ctx context.Context, st *storage) error {
 		return nil // it is told when it starts
 	}
 	want := wire.Serve{
-		Interface: s.storageInterface(h.id, netip.PrefixFrom(storageServer, storageSubnet.Bits())), Records: recordsSerial,
+		Interface: s.storageInterface(rec.ID, netip.PrefixFrom(storageServer, storageSubnet.Bits())), Records: recordsSerial,
 	}
 	for _, name := range sortedKeys(rec.Volumes) {
 		v, err := s.opt.Volumes.Get(name)
@@ -267,43 +268,36 @@ func (s *Supervisor) serve(ctx context.Context, st *storage) error {
 		}
 		want.Clients = append(want.Clients, client)
 	}
-	slices.SortFunc(want.Clients, func(a, b wire.StorageClient) int { return compareString(a.ID, b.ID) })
+	slices.SortFunc(want.Clients, func(a, b wire.StorageClient) int { return cmp.Compare(a.ID, b.ID) })
 	if err := h.client.Load().Serve(ctx, want); err != nil {
 		return fmt.Errorf("the storage machine of project %s: %w", rec.Project, h.explain(err))
 	}
 	return nil
 }
 
-func compareString(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
-}
+// storageMAC is a client's by the id of its machine. A server's is by the id of the
+// storage, so that its successor has it too: clients would go on sending to the
+// dead one for most of a minute, until they ask who has its address now.
+func storageMAC(id string) net.HardwareAddr { return ipam.MAC(id, "storage") }
 
-func storageMAC(machine string) net.HardwareAddr { return ipam.MAC(machine, "storage") }
-
-func (s *Supervisor) storageInterface(machine string, addr netip.Prefix) wire.Interface {
-	return wire.Interface{VLAN: storageVLAN, MAC: storageMAC(machine).String(), MTU: s.opt.MTU, Addrs: []string{addr.String()}}
+func (s *Supervisor) storageInterface(id string, addr netip.Prefix) wire.Interface {
+	return wire.Interface{VLAN: storageVLAN, MAC: storageMAC(id).String(), MTU: s.opt.MTU, Addrs: []string{addr.String()}}
 }
 
 // attachStorage gives a machine its place on the storage network: as the server,
 // or as one that mounts from it. What is there already stays.
 func (s *Supervisor) attachStorage(h *hosted) error {
 	s.mu.Lock()
-	id, addr := h.rec.Serves, storageServer
+	id, addr, mac := h.rec.Serves, storageServer, storageMAC(h.rec.Serves)
 	if use := h.rec.Storage; use != nil {
-		id, addr = use.ID, use.Addr.Addr()
+		id, addr, mac = use.ID, use.Addr.Addr(), storageMAC(h.id)
 	}
 	s.mu.Unlock()
 	if id == "" {
 		return nil
 	}
 	return s.opt.Fabric.Attach(h.id, network.Endpoint{
-		Network: id, VLAN: storageVLAN, MAC: storageMAC(h.id), Addrs: []netip.Addr{addr}, Container: h.id, HostDeny: true,
+		Network: id, VLAN: storageVLAN, MAC: mac, Addrs: []netip.Addr{addr}, Container: h.id, HostDeny: true,
 	})
 }
 

@@ -90,7 +90,7 @@ func TestSharedVolume(t *testing.T) {
 
 	storage.Crash("kernel panic")
 	_, again := serves(2)
-	if again.Volumes[0] != served.Volumes[0] || !slices.EqualFunc(again.Clients, served.Clients, func(a, b wire.StorageClient) bool { return a.ID == b.ID && a.Addr == b.Addr }) {
+	if again.Volumes[0] != served.Volumes[0] || again.Interface.MAC != served.Interface.MAC || !slices.EqualFunc(again.Clients, served.Clients, func(a, b wire.StorageClient) bool { return a.ID == b.ID && a.Addr == b.Addr }) {
 		t.Errorf("after a crash it serves %+v, before %+v", again, served)
 	}
 
