@@ -78,6 +78,7 @@ type Config struct {
 	Gateways   []netip.Addr
 	Internal   bool // no way out, and no names of the outside
 	HostAccess bool // to the host's loopback, unless Internal
+	Isolated   bool // containers do not reach each other
 	MTU        int  // 0 is Options.MTU
 }
 
@@ -252,7 +253,7 @@ func (f *Fabric) create(c Config) error {
 			return fmt.Errorf("name service: %w", err)
 		}
 	}
-	if err := f.ether.AddNetwork(c.ID, c.MTU); err != nil {
+	if err := f.ether.AddNetwork(c.ID, c.MTU, c.Isolated); err != nil {
 		undo()
 		return err
 	}

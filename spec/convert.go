@@ -635,7 +635,19 @@ func (c *converter) localDriver(at []string, m Mount) Mount {
 		if !filepath.IsAbs(v.DriverOpts["device"]) {
 			c.fault([]string{"volumes", m.Source, "driver_opts", "device"}, "", "volume %q: device %q is no absolute path", m.Source, v.DriverOpts["device"])
 		}
-		return Mount{Type: MountBind, Source: v.DriverOpts["device"], Target: m.Target, ReadOnly: m.ReadOnly, Subpath: m.Subpath, Pos: m.Pos}
+		b := Mount{Type: MountBind, Source: v.DriverOpts["device"], Target: m.Target, ReadOnly: m.ReadOnly, Subpath: m.Subpath, Pos: m.Pos}
+		for _, o := range strings.Split(v.DriverOpts["o"], ",") {
+			switch o = strings.TrimSpace(o); o {
+			case "bind", "rbind", "rw":
+			case "ro":
+				b.ReadOnly = true
+			case "nosuid", "nodev", "noexec", "noatime":
+				b.Options = append(b.Options, o)
+			default:
+				c.fault([]string{"volumes", m.Source, "driver_opts", "o"}, "", "volume %q: option %q of a bind is not supported", m.Source, o)
+			}
+		}
+		return b
 	case kind != "":
 		c.fault([]string{"volumes", m.Source, "driver_opts", "type"}, "", "volume %q: driver_opts of type %q are not supported", m.Source, kind)
 	}
@@ -875,12 +887,26 @@ func (c *converter) ports(s *Service, in []types.ServicePortConfig) {
 				out.HostIP = ip
 			}
 		}
+		if !out.HostIP.IsValid() && p.HostIP == "" {
+			out.HostIP = c.hostBinding(s)
+		}
 		var err error
 		if out.Published, out.PublishedEnd, err = parsePublished(p.Published); err != nil {
 			c.fault(append(at, "published"), "", "service %q: published port %q: %w", s.Name, p.Published, err)
 		}
 		s.Ports = append(s.Ports, out)
 	}
+}
+
+// hostBinding is where a service's ports are published that name no address, if
+// one of its networks says so.
+func (c *converter) hostBinding(s *Service) netip.Addr {
+	for _, key := range sortedKeys(s.Networks) {
+		if n := c.out.Networks[key]; n != nil && n.HostBinding.IsValid() {
+			return n.HostBinding
+		}
+	}
+	return netip.Addr{}
 }
 
 // parsePublished reads "", "8080" or "8080-8090".
@@ -927,15 +953,24 @@ func (c *converter) network(key string, in types.NetworkConfig) {
 		c.fault(at("driver"), "leave the driver out", "network %q: driver %q is not supported", key, in.Driver)
 	}
 	for _, k := range sortedKeys(in.DriverOpts) {
-		if k != MTUOption {
-			c.ignored(at("driver_opts", k), "network option", "no kernel bridge carries this network")
-			continue
+		var err error
+		switch v := in.DriverOpts[k]; k {
+		case MTUOption:
+			n.MTU, err = NetworkMTU(v)
+		case "com.docker.network.bridge.enable_icc":
+			var talk bool
+			talk, err = strconv.ParseBool(v)
+			n.Isolated = !talk
+		case "com.docker.network.bridge.host_binding_ipv4":
+			if n.HostBinding, err = netip.ParseAddr(v); err == nil && !n.HostBinding.Is4() {
+				err = fmt.Errorf("%s is no IPv4 address", v)
+			}
+		default:
+			c.ignored(at("driver_opts", k), "network option "+k, "no kernel bridge carries this network")
 		}
-		mtu, err := NetworkMTU(in.DriverOpts[k])
 		if err != nil {
-			c.fault(at("driver_opts", k), "", "network %q: %v", key, err)
+			c.fault(at("driver_opts", k), "", "network %q: %w", key, err)
 		}
-		n.MTU = mtu
 	}
 	for i, p := range in.Ipam.Config {
 		if p == nil {
@@ -1010,6 +1045,11 @@ func (c *converter) volume(key string, in types.VolumeConfig) {
 	c.objectName(append(at, "name"), "volume", in.Name)
 	if in.Driver != "" && in.Driver != "local" {
 		c.fault(append(at, "driver"), "leave the driver out: a volume is a disk of the machine", "volume %q: driver %q is not supported", key, in.Driver)
+	}
+	for _, k := range sortedKeys(in.DriverOpts) {
+		if !slices.Contains([]string{"type", "o", "device", "size"}, k) {
+			c.fault(append(at, "driver_opts", k), "one of type, o, device, size", "volume %q: invalid option: %q", key, k)
+		}
 	}
 	if size, ok := in.DriverOpts["size"]; ok {
 		v.SizeBytes = c.volumeSize(append(at, "driver_opts", "size"), key, size)

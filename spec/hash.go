@@ -15,7 +15,7 @@ import (
 func (c *converter) hash() {
 	d := digester(c.opt.HashKey)
 	for _, n := range c.out.Networks {
-		n.Hash = d.sum(networkShape{n.Name, n.Internal, n.IPv4, n.IPv6, n.MTU, n.Pools, n.Labels})
+		n.Hash = d.sum(networkShape{n.Name, n.Internal, n.IPv4, n.IPv6, n.MTU, n.Pools, n.Labels, n.Isolated})
 	}
 	for _, v := range c.out.Volumes {
 		// Not the size: a volume grows in place. Not the driver's default name.
@@ -39,6 +39,7 @@ type networkShape struct {
 	MTU      int
 	Pools    []IPAMPool
 	Labels   map[string]string
+	Isolated bool `json:",omitempty"`
 }
 
 type volumeShape struct {

@@ -306,7 +306,7 @@ type Mount struct {
 	Mode           uint32            `json:"mode,omitempty"`           // tmpfs
 	UID            int               `json:"uid,omitempty"`            // tmpfs
 	GID            int               `json:"gid,omitempty"`            // tmpfs
-	Options        []string          `json:"options,omitempty"`        // tmpfs
+	Options        []string          `json:"options,omitempty"`        // tmpfs; bind
 }
 
 // FileRef is a service's use of a config or secret.
@@ -364,17 +364,20 @@ type Extension struct {
 
 // Network is a top-level network in use.
 type Network struct {
-	Key      string            `json:"key"`
-	Name     string            `json:"name"` // PROJECT_KEY unless named
-	External bool              `json:"external,omitempty"`
-	Internal bool              `json:"internal,omitempty"`
-	IPv4     bool              `json:"ipv4"`
-	IPv6     bool              `json:"ipv6,omitempty"`
-	MTU      int               `json:"mtu,omitempty"`
-	Pools    []IPAMPool        `json:"pools,omitempty"`
-	Labels   map[string]string `json:"labels,omitempty"`
-	Hash     string            `json:"hash"`
-	Pos      Pos               `json:"pos"`
+	Key      string `json:"key"`
+	Name     string `json:"name"` // PROJECT_KEY unless named
+	External bool   `json:"external,omitempty"`
+	Internal bool   `json:"internal,omitempty"`
+	Isolated bool   `json:"isolated,omitempty"` // containers do not reach each other
+	// HostBinding is where ports are published that name no address of the host.
+	HostBinding netip.Addr        `json:"hostBinding,omitzero"`
+	IPv4        bool              `json:"ipv4"`
+	IPv6        bool              `json:"ipv6,omitempty"`
+	MTU         int               `json:"mtu,omitempty"`
+	Pools       []IPAMPool        `json:"pools,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Hash        string            `json:"hash"`
+	Pos         Pos               `json:"pos"`
 }
 
 // IPAMPool is one entry of ipam.config.

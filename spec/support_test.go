@@ -80,7 +80,7 @@ Some attributes are honoured for some values only; the others are errors at thei
 | ` + "`services.*.volumes.[].volume.labels`" + ` | of an anonymous volume; else ignored with a warning: label the volume itself |
 | ` + "`services.*.ports`" + ` | tcp and udp |
 | ` + "`networks.*.driver`" + ` | ` + "`bridge`; `overlay`" + ` is a bridge, with a warning |
-| ` + "`networks.*.driver_opts`" + ` | ` + "`com.docker.network.driver.mtu`" + `; others are ignored with a warning |
+| ` + "`networks.*.driver_opts`" + ` | ` + "`com.docker.network.driver.mtu`, and of `com.docker.network.bridge` `enable_icc`, `host_binding_ipv4`" + `; others are ignored with a warning |
 | ` + "`services.*.networks.*.driver_opts`" + ` | ` + "`com.docker.network.endpoint.ifname`, `com.docker.network.endpoint.sysctls`" + `; others are ignored with a warning |
 | ` + "`volumes.*.driver`" + ` | ` + "`local`" + `, with ` + "`driver_opts`" + ` that bind a directory, make a tmpfs, or give a ` + "`size`" + ` |
 | ` + "`configs.*`, `secrets.*`" + ` | ` + "`file`, `environment`, `content`; not `external`" + ` |
@@ -178,5 +178,29 @@ func TestComposeDoc(t *testing.T) {
 	}
 	if diff := cmp.Diff(string(want), b.String()); diff != "" {
 		t.Errorf("docs/compose.md is not what the table says; go test ./spec -run ComposeDoc -update (-want +got):\n%s", diff)
+	}
+}
+
+// TestNetworkOptions: what docker's bridge driver would do, the network does.
+func TestNetworkOptions(t *testing.T) {
+	p := loadText(t, `
+services:
+  web: {image: a, networks: [n], ports: ["80", "127.0.0.2:81:81"]}
+  db: {image: a, ports: ["80"]}
+networks:
+  n:
+    driver_opts:
+      com.docker.network.bridge.enable_icc: "false"
+      com.docker.network.bridge.host_binding_ipv4: 127.0.0.1
+`)
+	if n := p.Networks["n"]; !n.Isolated || n.HostBinding.String() != "127.0.0.1" {
+		t.Errorf("%+v", n)
+	}
+	web := p.Services["web"].Ports
+	if web[0].HostIP.String() != "127.0.0.1" || web[1].HostIP.String() != "127.0.0.2" {
+		t.Errorf("web publishes at %v and %v", web[0].HostIP, web[1].HostIP)
+	}
+	if db := p.Services["db"].Ports; db[0].HostIP.IsValid() {
+		t.Errorf("db publishes at %v", db[0].HostIP)
 	}
 }

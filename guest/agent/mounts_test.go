@@ -74,11 +74,19 @@ func TestMounts(t *testing.T) {
 	// A second user who asks for more gets it while the first has the disk.
 	d := shell(idB, "trap exit TERM; while :; do sleep 1000 & wait; done")
 	d.Root.Scratch, d.CAs = "", c.CAs
-	d.Mounts = []wire.Mount{{Kind: wire.MountVolume, Source: "vol", Target: "/vol", Bytes: 112 << 20}}
+	d.Mounts = []wire.Mount{
+		{Kind: wire.MountVolume, Source: "vol", Target: "/vol", Bytes: 112 << 20},
+		{Kind: wire.MountVolume, Source: "vol", Target: "/part", Subpath: "deep"},
+		{Kind: wire.MountVolume, Source: "bare", Target: "/var/lib/data", NoCopy: true},
+	}
+	m.AddDisk(boottest.Disk{Serial: "bare", Path: boottest.Ext4(t, 16, 128)})
 	m.Call(wire.OpCreate, d, nil)
 	m.Call(wire.OpStart, wire.ContainerRef{ID: idB}, nil)
 	if got := strings.TrimSpace(m.Sh(idB, "df -m /vol | awk 'END{print ($2>90)}'; cat /vol/seed")); got != "1\nfrom the image" {
 		t.Errorf("grown by a second user: %q", got)
+	}
+	if got := strings.TrimSpace(m.Sh(idB, "ls /part; ls /var/lib/data")); got != "file" {
+		t.Errorf("a part of a volume, and one that is not filled: %q", got)
 	}
 	m.Call(wire.OpStop, wire.Stop{ID: idB, Grace: boottest.Patience}, nil)
 	m.Call(wire.OpRemove, wire.ContainerRef{ID: idB}, nil)

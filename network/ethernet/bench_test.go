@@ -46,7 +46,7 @@ func BenchmarkAlone(b *testing.B) {
 func twoMachines(b *testing.B, buffers int) (from, to *os.File) {
 	s := New(Options{SocketBuffer: buffers})
 	b.Cleanup(func() { s.Close() })
-	if err := s.AddNetwork("n", MaxMTU); err != nil {
+	if err := s.AddNetwork("n", MaxMTU, false); err != nil {
 		b.Fatal(err)
 	}
 	plug := func(name string, mac net.HardwareAddr, ip [4]byte) *os.File {

@@ -17,6 +17,7 @@ const (
 	DropType             // neither IPv4, IPv6 nor ARP
 	DropSource           // an IP, ARP or neighbour discovery address not the endpoint's
 	DropRouter           // a router advertisement or redirect from an endpoint
+	DropIsolated         // to another machine, on a network where machines reach the host alone
 	DropUnknown          // no endpoint of the network has the destination MAC
 	DropFull             // the receiver does not keep up, or is gone
 	reasons
@@ -30,6 +31,7 @@ var reasonNames = [reasons]string{
 	DropType:      "type",
 	DropSource:    "source",
 	DropRouter:    "router",
+	DropIsolated:  "isolated",
 	DropUnknown:   "unknown",
 	DropFull:      "full",
 }

@@ -29,6 +29,7 @@ type Switch struct {
 type network struct {
 	id       string
 	maxFrame int
+	isolated bool                    // machines reach the host's endpoints alone
 	members  atomic.Pointer[members] // replaced under Switch.mu
 }
 
@@ -102,7 +103,7 @@ func (s *Switch) Close() error {
 
 // AddNetwork makes a broadcast domain whose frames carry at most mtu bytes,
 // up to MaxMTU.
-func (s *Switch) AddNetwork(id string, mtu int) error {
+func (s *Switch) AddNetwork(id string, mtu int, isolated bool) error {
 	if mtu < 1280 || mtu > MaxMTU { // IPv6 needs 1280 (RFC 8200)
 		return fmt.Errorf("network %q: MTU %d is not between 1280 and %d", id, mtu, MaxMTU)
 	}
@@ -114,7 +115,7 @@ func (s *Switch) AddNetwork(id string, mtu int) error {
 	if s.networks[id] != nil {
 		return fmt.Errorf("network %q: already on the switch", id)
 	}
-	n := &network{id: id, maxFrame: HeaderLen + mtu}
+	n := &network{id: id, maxFrame: HeaderLen + mtu, isolated: isolated}
 	n.members.Store(&members{byMAC: make(map[mac]*endpoint)})
 	s.networks[id] = n
 	return nil

@@ -70,7 +70,7 @@ func newSwitch(t *testing.T, networks ...string) *Switch {
 	s := New(Options{SocketBuffer: 212992})
 	t.Cleanup(func() { s.Close() })
 	for _, n := range networks {
-		if err := s.AddNetwork(n, MaxMTU); err != nil {
+		if err := s.AddNetwork(n, MaxMTU, false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -105,6 +105,38 @@ func dropped(s *Switch, machine string, r Reason) uint64 {
 	return n
 }
 
+// On an isolated network machines reach the host alone, by whatever kind of frame.
+func TestIsolated(t *testing.T) {
+	s := New(Options{SocketBuffer: 212992})
+	t.Cleanup(func() { s.Close() })
+	if err := s.AddNetwork("n", MaxMTU, true); err != nil {
+		t.Fatal(err)
+	}
+	attach(t, s, "a", "n", 3, macA, ipA)
+	attach(t, s, "b", "n", 4, macB, ipB)
+	a, b := plug(t, s, "a"), plug(t, s, "b")
+	h, hw := &host{got: make(chan struct{}, 10)}, net.HardwareAddr{2, 0, 0, 0, 0, 1}
+	to, err := s.AttachHost("n", hw, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.send(frame(macB, macA, 3, typeIPv4, packet4(ipA, ipB)))
+	a.send(frame(broadcast, macA, 3, typeARP, arpPacket(1, macA, ipA, ipB)))
+	a.send(frame(hw, macA, 3, typeIPv4, packet4(ipA, ipB)))
+	for range 2 {
+		<-h.got
+	}
+	if n := dropped(s, "a", DropIsolated); n != 1 {
+		t.Errorf("%d frames to another machine were dropped, want 1", n)
+	}
+	// The first that comes to b is the host's.
+	reply := frame(macB, hw, 4, typeIPv4, packet4(ipA, ipB, 7))
+	to.Send(reply)
+	if got := b.receive(); !bytes.Equal(got, reply) {
+		t.Errorf("got %x", got)
+	}
+}
+
 func TestForward(t *testing.T) {
 	s := newSwitch(t, "n")
 	attach(t, s, "a", "n", 3, macA, ipA)
@@ -133,7 +165,7 @@ func TestDrops(t *testing.T) {
 	s := New(Options{})
 	defer s.Close()
 	for n, mtu := range map[string]int{"n": 1500, "other": 1500} {
-		if err := s.AddNetwork(n, mtu); err != nil {
+		if err := s.AddNetwork(n, mtu, false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -442,7 +474,7 @@ func TestForwardProperty(t *testing.T) {
 		defer s.Close()
 		networks := rapid.IntRange(1, 3).Draw(rt, "networks")
 		for n := range networks {
-			if err := s.AddNetwork(fmt.Sprint(n), 1500); err != nil {
+			if err := s.AddNetwork(fmt.Sprint(n), 1500, false); err != nil {
 				rt.Fatal(err)
 			}
 		}

@@ -209,7 +209,7 @@ func (l *link) forward(vlans []*endpoint, in *inbox, i int, out *outbox) {
 	if f.toGroup() {
 		out.flush() // what came before goes before
 		for _, to := range m.all {
-			if to != from {
+			if to != from && (to.host != nil || !from.network.isolated) {
 				to.deliver(f, [][]byte{f})
 			}
 		}
@@ -222,6 +222,8 @@ func (l *link) forward(vlans []*endpoint, in *inbox, i int, out *outbox) {
 		to.receivedFrames.Add(1)
 		to.receivedBytes.Add(uint64(n))
 		to.host.to.Receive(f)
+	case from.network.isolated:
+		from.drop(DropIsolated)
 	default:
 		f.setVLAN(to.vlan)
 		out.add(to, i, n)

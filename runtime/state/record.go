@@ -284,6 +284,7 @@ type Network struct {
 	Key      string `json:"key,omitempty"`
 	Hash     string `json:"hash,omitempty"`
 	Internal bool   `json:"internal,omitempty"`
+	Isolated bool   `json:"isolated,omitempty"` // containers do not reach each other
 	MTU      int    `json:"mtu,omitempty"`
 	// Addresses are its subnets and what is leased of them. A holder is a
 	// replica's name, so that a recreated one finds its address again.

@@ -364,10 +364,7 @@ func (s *Supervisor) wireMounts(svc *spec.Service, rec *state.Replica) ([]wire.M
 				w.Bytes = v.Bytes
 			}
 		case spec.MountBind:
-			w.Kind, w.Source = wire.MountShare, bindShare(use)
-			if m.Propagation != "" {
-				w.Options = []string{m.Propagation}
-			}
+			w.Kind, w.Source, w.Options = wire.MountShare, bindShare(use), m.Options
 			info, err := os.Stat(use.Source)
 			if err != nil {
 				return nil, &spec.Error{Pos: m.Pos, Err: fmt.Errorf("service %q: bind source: %w", svc.Name, err)}

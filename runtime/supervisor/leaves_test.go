@@ -90,6 +90,8 @@ var noEffect = map[string]string{
 	"networks.*.driver": "bridge is the only one",
 	"volumes.*.driver":  "local is the only one",
 
+	"services.*.volumes.[].bind.propagation": "what the host mounts is seen with any; shared is warned of",
+
 	"services.*.blkio_config.device_read_bps.[].path":   onEveryDisk,
 	"services.*.blkio_config.device_read_iops.[].path":  onEveryDisk,
 	"services.*.blkio_config.device_write_bps.[].path":  onEveryDisk,

@@ -43,7 +43,7 @@ func (s *Supervisor) loadNetwork(rec *state.Network) error {
 }
 
 func fabricConfig(rec *state.Network) network.Config {
-	c := network.Config{ID: rec.ID, Name: cmp.Or(rec.Project, rec.Name), Internal: rec.Internal, HostAccess: true, MTU: rec.MTU}
+	c := network.Config{ID: rec.ID, Name: cmp.Or(rec.Project, rec.Name), Internal: rec.Internal, HostAccess: true, MTU: rec.MTU, Isolated: rec.Isolated}
 	for _, sub := range rec.Addresses.Subnets {
 		c.Subnets = append(c.Subnets, sub.Prefix)
 		c.Gateways = append(c.Gateways, sub.Gateway)
@@ -109,7 +109,7 @@ func (s *Supervisor) makeNetwork(n *spec.Network, project string) (id string, ma
 	}
 	rec := state.Network{
 		ID: state.NewID(), Name: name, Created: time.Now(), Phase: state.Made, Project: project, Key: n.Key, Hash: n.Hash,
-		Internal: n.Internal, MTU: n.MTU, Addresses: pool.State(), Labels: maps.Clone(n.Labels),
+		Internal: n.Internal, Isolated: n.Isolated, MTU: n.MTU, Addresses: pool.State(), Labels: maps.Clone(n.Labels),
 	}
 	if rec.Labels == nil {
 		rec.Labels = map[string]string{}

@@ -77,7 +77,7 @@ func pair(b *testing.B, buffers int) (ours, machine *os.File) {
 func ours(b *testing.B, buffers int) (from, to *os.File) {
 	s := ethernet.New(ethernet.Options{SocketBuffer: buffers})
 	b.Cleanup(func() { s.Close() })
-	if err := s.AddNetwork("n", ethernet.MaxMTU); err != nil {
+	if err := s.AddNetwork("n", ethernet.MaxMTU, false); err != nil {
 		b.Fatal(err)
 	}
 	plug := func(name string, mac net.HardwareAddr, ip [4]byte) *os.File {
