@@ -4,6 +4,8 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -41,7 +43,9 @@ func makeArchive(ts *testscript.TestScript, neg bool, args []string) {
 
 // dockerEngine is "docker VOLUME FILE": a docker engine answers, by DOCKER_HOST,
 // until the script ends. It has one volume, a compose project's, which FILE is
-// the archive of, and a container that has it.
+// the archive of, and a container that has it. DOCKER_SOCKET is the path of its
+// socket. POST /upgrade becomes a stream that repeats what it got when that has
+// ended.
 func dockerEngine(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: docker VOLUME FILE")
@@ -60,6 +64,19 @@ func dockerEngine(ts *testscript.TestScript, neg bool, args []string) {
 		"Mounts": []any{map[string]string{"Type": "volume", "Name": args[0], "Source": "/var/lib/docker/volumes/x/_data", "Destination": "/data"}},
 	}})
 	mux.HandleFunc("GET /containers/c1/archive", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(content) })
+	mux.HandleFunc("POST /upgrade", func(w http.ResponseWriter, _ *http.Request) {
+		conn, buffered, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+		got, err := io.ReadAll(buffered)
+		if err != nil {
+			return
+		}
+		_, _ = fmt.Fprintf(conn, "%d bytes, and this is their end: %s", len(got), got[max(0, len(got)-9):])
+	})
 	dir, err := os.MkdirTemp("/tmp", "stack-docker-") // short enough for a socket
 	ts.Check(err)
 	socket := filepath.Join(dir, "docker.sock")
@@ -72,4 +89,5 @@ func dockerEngine(ts *testscript.TestScript, neg bool, args []string) {
 		_ = os.RemoveAll(dir)
 	})
 	ts.Setenv("DOCKER_HOST", "unix://"+socket)
+	ts.Setenv("DOCKER_SOCKET", socket)
 }

@@ -169,6 +169,7 @@ func (c *converter) service(name string, in types.ServiceConfig) *Service {
 		Hostname: in.Hostname, Domainname: in.DomainName,
 		DNS: in.DNS, DNSSearch: in.DNSSearch, DNSOptions: in.DNSOpts,
 	}
+	s.Extension = c.serviceExtension(name, in.Extensions)
 	if s.Image == "" && s.Build {
 		s.Image = c.out.Name + "-" + name
 	}
@@ -261,7 +262,6 @@ func (c *converter) service(name string, in types.ServiceConfig) *Service {
 	c.provider(s, in)
 	s.PostStart = c.hooks(name, "post_start", in.PostStart)
 	s.PreStop = c.hooks(name, "pre_stop", in.PreStop)
-	s.Extension = c.serviceExtension(name, in.Extensions)
 	return s
 }
 
@@ -565,7 +565,7 @@ func (c *converter) mounts(s *Service, in types.ServiceConfig) {
 		switch v.Type {
 		case types.VolumeTypeBind:
 			if filepath.Base(v.Source) == "docker.sock" {
-				c.fault(at, "a machine has no docker engine to talk to", "service %q: mounting %s is not supported", s.Name, v.Source)
+				c.dockerSocket(at, s, &m)
 			}
 			if v.Bind != nil {
 				m.CreateHostPath, m.Propagation = bool(v.Bind.CreateHostPath), v.Bind.Propagation
@@ -612,6 +612,21 @@ func (c *converter) mounts(s *Service, in types.ServiceConfig) {
 	// A mount below another one must come after it.
 	slices.SortStableFunc(s.Mounts, func(a, b Mount) int {
 		return strings.Count(path.Clean(a.Target), "/") - strings.Count(path.Clean(b.Target), "/")
+	})
+}
+
+// dockerSocket is a bind of the host's docker socket, which is the host: only for
+// who says that it is meant. That it is read-only would keep nobody from anything.
+func (c *converter) dockerSocket(at []string, s *Service, m *Mount) {
+	if !s.Extension.HostDockerSocket {
+		c.fault(at, "a machine has no docker engine to talk to; the host's, and with it the host, is had by x-stack: {host_docker_socket: true}",
+			"service %q: mounting %s is not supported", s.Name, m.Source)
+		return
+	}
+	m.Type, m.ReadOnly = MountSocket, false
+	c.warn(Warning{
+		Pos: m.Pos, Key: strings.Join(at, "."),
+		Text: fmt.Sprintf("service %q gets the docker socket of the host: whatever runs in it, or breaks into it, can take over the host, and its machine protects nothing", s.Name),
 	})
 }
 

@@ -16,7 +16,7 @@ const extensionKey = "x-stack"
 // The keys of x-stack, of services and of volumes; docs/x-stack.schema.json
 // describes them to editors.
 var (
-	serviceExtensions = []string{"host", "kernel_args", "machine", "memory", "restart_unhealthy", "vcpus"}
+	serviceExtensions = []string{"host", "host_docker_socket", "kernel_args", "machine", "memory", "restart_unhealthy", "vcpus"}
 	volumeExtensions  = []string{"size"}
 )
 
@@ -25,6 +25,7 @@ var (
 //	x-stack:
 //	  machine: NAME   services of one name share a machine
 //	  host: deny      host.docker.internal leads nowhere
+//	  host_docker_socket: true   binding docker.sock gives it the host's
 //	  memory: 1g      of the machine
 //	  vcpus: 2        of the machine
 //	  kernel_args: [mitigations=off]   added to its kernel's command line
@@ -61,11 +62,9 @@ func (c *converter) serviceExtension(service string, ext map[string]any) Extensi
 			}
 			e.VCPUs = n
 		case "restart_unhealthy":
-			yes, ok := v.(bool)
-			if !ok {
-				c.fault(at, "", "service %q: x-stack.restart_unhealthy must be true or false", service)
-			}
-			e.RestartUnhealthy = yes
+			e.RestartUnhealthy = c.yesOrNo(at, service, v)
+		case "host_docker_socket":
+			e.HostDockerSocket = c.yesOrNo(at, service, v)
 		case "kernel_args":
 			e.KernelArgs = c.kernelArgs(at, service, v)
 		default:
@@ -73,6 +72,14 @@ func (c *converter) serviceExtension(service string, ext map[string]any) Extensi
 		}
 	}
 	return e
+}
+
+func (c *converter) yesOrNo(at []string, service string, v any) bool {
+	yes, ok := v.(bool)
+	if !ok {
+		c.fault(at, "", "service %q: x-stack.%s must be true or false", service, at[len(at)-1])
+	}
+	return yes
 }
 
 // kernelArg is one word of a kernel's command line, as it may be quoted to nobody.

@@ -287,12 +287,13 @@ const (
 	MountVolume MountType = "volume"
 	MountTmpfs  MountType = "tmpfs"
 	MountImage  MountType = "image"
+	MountSocket MountType = "socket" // the host's docker socket, which is relayed
 )
 
 // Mount is one mount of a service.
 type Mount struct {
 	Type     MountType `json:"type"`
-	Source   string    `json:"source,omitempty"` // bind: absolute host path; volume: key of Project.Volumes, empty for an anonymous one; image: reference
+	Source   string    `json:"source,omitempty"` // bind, socket: absolute host path; volume: key of Project.Volumes, empty for an anonymous one; image: reference
 	Target   string    `json:"target"`
 	ReadOnly bool      `json:"readOnly,omitempty"`
 	Pos      Pos       `json:"pos"`
@@ -359,6 +360,7 @@ type Extension struct {
 	VCPUs      int      `json:"vcpus,omitempty"`
 	KernelArgs []string `json:"kernelArgs,omitempty"` // of its kernel
 
+	HostDockerSocket bool `json:"hostDockerSocket,omitempty"` // binding the host's docker socket is meant
 	RestartUnhealthy bool `json:"restartUnhealthy,omitempty"` // one whose probe fails is restarted
 }
 

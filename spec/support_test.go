@@ -68,7 +68,7 @@ Some attributes are honoured for some values only; the others are errors at thei
 | ` + "`services.*.network_mode`" + ` | ` + "`none`; `bridge`, a network of the project (docker's is one for all); `host`, see below; `service:`, `container:`, in its machine" + ` |
 | ` + "`services.*.ipc`, `services.*.pid`" + ` | ` + "`private`, `ipc: none`, `ipc: shareable`; `service:`, `container:`, in its machine; `host`" + ` is ignored with a warning: the host is the machine |
 | ` + "`services.*.devices`" + ` | devices that a machine has of its own: ` + "%s" + ` |
-| ` + "`services.*.volumes`" + ` | bind, volume, tmpfs, image; not a ` + "`docker.sock`" + ` |
+| ` + "`services.*.volumes`" + ` | bind, volume, tmpfs, image; a ` + "`docker.sock`" + ` with ` + "`x-stack: {host_docker_socket: true}`" + ` only |
 | ` + "`services.*.logging.driver`" + ` | ` + "`json-file`, `local`, `none`" + `; others are ignored with a warning |
 | ` + "`services.*.security_opt`" + ` | ` + "`no-new-privileges`, `seccomp`, `systempaths=unconfined`, `writable-cgroups`; `apparmor` and `label`" + ` are ignored with a warning |
 | ` + "`services.*.blkio_config`" + ` | the rates: the lowest of each kind holds for every disk of the container, whatever device of the host is named |
@@ -134,6 +134,7 @@ kept in one file that only its owner may read, until ` + "`down`" + `; no plan, 
 | ` + "`kernel_args`" + ` | a service | words added to its kernel's command line, like ` + "`[mitigations=off]`" + ` |
 | ` + "`restart_unhealthy: true`" + ` | a service | a replica that becomes unhealthy is restarted, whatever its restart policy |
 | ` + "`host: deny`" + ` | a service | ` + "`host.docker.internal`" + ` leads nowhere |
+| ` + "`host_docker_socket: true`" + ` | a service | binding ` + "`docker.sock`" + ` gives it the host's docker engine, and with that the host: a warning says so; ` + "`:ro`" + ` protects nothing |
 | ` + "`size`" + ` | a volume | size of its disk, like ` + "`20g`" + ` |
 `
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
 	"time"
@@ -84,6 +85,8 @@ func init() { // a literal would refer to itself through handle
 		wire.OpExec:   (*Agent).exec,
 		wire.OpTop:    simple((*Agent).top),
 		wire.OpHosts:  simple((*Agent).hosts),
+
+		wire.OpAccept: (*Agent).accept,
 
 		wire.OpPut:  (*Agent).put,
 		wire.OpGet:  (*Agent).get,
@@ -262,6 +265,29 @@ func (a *Agent) exec(c *call) {
 		return
 	}
 	_ = x.Serve(c.stream)
+}
+
+// accept gives the host the next connection to a socket of a container. A session
+// that ends meanwhile takes none.
+func (a *Agent) accept(c *call) {
+	in := new(wire.Accept)
+	err := c.decode(in)
+	var conn *net.UnixConn
+	if err == nil {
+		var target *container.Container
+		if target, err = a.containers.Get(in.ID); err == nil {
+			conn, err = target.Accept(in.Target, c.stream.Session().CloseChan())
+		}
+	}
+	switch {
+	case err != nil:
+		reply(c.stream, nil, err)
+	case conn == nil:
+	case reply(c.stream, nil, nil) != nil:
+		conn.Close()
+	default:
+		_ = wire.Relay(c.stream, conn) // its ends are told to either side
+	}
 }
 
 func (a *Agent) stat(_ context.Context, in *wire.Archive) (*wire.ArchiveStat, error) {

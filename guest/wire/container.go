@@ -128,7 +128,8 @@ const (
 	MountShared MountKind = "shared" // the same, attached to the storage machine, which serves it
 	MountShare  MountKind = "share"  // a host file or directory, Source is the share's name
 	MountTmpfs  MountKind = "tmpfs"
-	MountImage  MountKind = "image" // a read-only EROFS disk, Source is its serial
+	MountImage  MountKind = "image"  // a read-only EROFS disk, Source is its serial
+	MountSocket MountKind = "socket" // a unix socket that the agent makes: OpAccept leads to the host
 )
 
 // Mount is one mount below the container's root; they are made in order.
@@ -145,7 +146,7 @@ type Mount struct {
 	NoCopy bool  `json:"noCopy,omitempty"`
 	Bytes  int64 `json:"bytes,omitempty"` // volume: size to grow to; tmpfs: limit. 0: leave, or half of memory
 
-	Mode    uint32   `json:"mode,omitempty"` // tmpfs; 0: 1777
+	Mode    uint32   `json:"mode,omitempty"` // tmpfs, 0: 1777; socket
 	UID     int      `json:"uid,omitempty"`
 	GID     int      `json:"gid,omitempty"`
 	Options []string `json:"options,omitempty"` // tmpfs: noexec, nosuid …; bind: propagation
@@ -313,6 +314,12 @@ type WindowSize struct {
 type Top struct {
 	Titles    []string   `json:"titles"` // UID PID PPID C STIME TTY TIME CMD
 	Processes [][]string `json:"processes"`
+}
+
+// Accept waits for a connection to a socket of a container.
+type Accept struct {
+	ID     string `json:"id"`
+	Target string `json:"target"` // as in Mount
 }
 
 // Archive names a path in a container for copying.

@@ -11,7 +11,9 @@ import (
 type FrameKind uint8
 
 // Kinds of frames. The host sends stdin, its end, resizes and signals; the agent
-// sends output and, last, the exit status.
+// sends output and, last, the exit status. A relayed connection has two of its own:
+// the end of a stream would not do, because what half-closes one of yamux's is given
+// a few minutes to be closed altogether.
 const (
 	FrameStdin    FrameKind = iota // bytes
 	FrameStdout                    // bytes
@@ -20,6 +22,8 @@ const (
 	FrameResize                    // WindowSize as JSON
 	FrameSignal                    // a signal's name
 	FrameExit                      // ExitStatus as JSON; nothing follows
+	FrameData                      // bytes of a relayed connection, either way
+	FrameDataEOF                   // empty: no more of them that way
 	frameKinds
 )
 

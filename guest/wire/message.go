@@ -131,6 +131,7 @@ const (
 	OpVolumeGet  Op = "volume.get"         // Volume -> nothing; then a tar stream until the stream ends.
 	OpVolumePut  Op = "volume.put"         // Volume -> nothing, then the host sends a tar stream and half-closes -> Reply, once all is on disk.
 	OpServe      Op = "storage.serve"      // Serve -> nothing: the machine serves that, and nothing else any more.
+	OpAccept     Op = "socket.accept"      // Accept -> nothing, once somebody has connected; then FrameData both ways.
 	OpConnect    Op = "network.connect"    // Connect -> nothing: an interface added to a container.
 	OpCut        Op = "network.disconnect" // Connect (Container and Interface.VLAN) -> nothing.
 	OpHosts      Op = "container.hosts"    // Hosts -> nothing: /etc/hosts rewritten.

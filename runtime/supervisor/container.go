@@ -370,6 +370,12 @@ func (s *Supervisor) wireMounts(svc *spec.Service, rec *state.Replica) ([]wire.M
 				return nil, &spec.Error{Pos: m.Pos, Err: fmt.Errorf("service %q: bind source: %w", svc.Name, err)}
 			}
 			w.File = !info.IsDir()
+		case spec.MountSocket:
+			mode, uid, gid, err := socketOwner(use.Source)
+			if err != nil {
+				return nil, &spec.Error{Pos: m.Pos, Err: fmt.Errorf("service %q: %w", svc.Name, err)}
+			}
+			w.Kind, w.File, w.Mode, w.UID, w.GID = wire.MountSocket, true, mode, uid, gid
 		case spec.MountTmpfs:
 			w.Kind, w.Bytes, w.Mode, w.UID, w.GID, w.Options = wire.MountTmpfs, m.SizeBytes, m.Mode, m.UID, m.GID, m.Options
 		case spec.MountImage:

@@ -156,6 +156,12 @@ func (s *Supervisor) borrowed(p *spec.Project, svc *spec.Service) ([]state.Mount
 			if use.Type == spec.MountTmpfs {
 				continue // its own, as with docker
 			}
+			if use.Type == spec.MountSocket && !svc.Extension.HostDockerSocket {
+				return nil, &spec.Error{
+					Pos: svc.Keys["volumes_from"], Err: fmt.Errorf("service %q: volumes_from: that has the docker socket of the host", svc.Name),
+					Hint: "say x-stack: {host_docker_socket: true} here too, if that is meant",
+				}
+			}
 			use.Anonymous = false // it goes with the one that had it made
 			use.ReadOnly = use.ReadOnly || from.ReadOnly
 			uses = append(uses, use)

@@ -379,7 +379,11 @@ func (s *Supervisor) moveIn(ctx context.Context, r *replica, h *hosted) (err err
 	if err := s.joinStorage(ctx, h, rec, &container); err != nil {
 		return err
 	}
-	return h.client.Load().Create(ctx, container)
+	if err := h.client.Load().Create(ctx, container); err != nil {
+		return err
+	}
+	s.relaySockets(h, rec.ID, rec.Mounts)
+	return nil
 }
 
 // leaveMachine takes a container out of a machine that goes on without it.

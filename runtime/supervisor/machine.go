@@ -176,6 +176,7 @@ func (s *Supervisor) boot(ctx context.Context, r *replica) (err error) {
 	if err := h.client.Load().Create(ctx, container); err != nil {
 		return h.explain(err)
 	}
+	s.relaySockets(h, rec.ID, rec.Mounts)
 	return nil
 }
 
@@ -912,6 +913,11 @@ func (s *Supervisor) adopt(h *hosted, rec *state.Machine, handles machine.Handle
 	answered := make(chan error, 1)
 	h.loops.Go(func() {
 		err := s.connect(h.ctx, h)
+		for _, r := range h.replicas {
+			if rec := s.snapshot(r); err == nil {
+				s.relaySockets(h, rec.ID, rec.Mounts)
+			}
+		}
 		answered <- err
 		switch {
 		case err == nil && !s.isFull(h):

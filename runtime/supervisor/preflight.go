@@ -319,6 +319,12 @@ func unprivilegedStart() int {
 // checkMounts looks for host folders that must be there, and makes none.
 func checkMounts(svc *spec.Service) (faults []error) {
 	for _, m := range svc.MachineMounts() {
+		if m.Type == spec.MountSocket {
+			if _, _, _, err := socketOwner(m.Source); err != nil {
+				faults = append(faults, &spec.Error{Pos: m.Pos, Err: fmt.Errorf("service %q: %w", svc.Name, err), Hint: "is docker running?"})
+			}
+			continue
+		}
 		if m.Type != spec.MountBind {
 			continue
 		}

@@ -143,7 +143,7 @@ func (s *Supervisor) hook(ctx context.Context, r *replica, step planner.Step, ou
 		Path: filepath.Join(s.opt.State.ReplicaDir(rec.ID), fmt.Sprintf("pre_start-%d.img", step.Hook)), Bytes: container.Root.ScratchBytes,
 	}}}
 	var said tail
-	exit, err := s.runToEnd(ctx, h, container, disk, io.MultiWriter(&said, out))
+	exit, err := s.runToEnd(ctx, h, container, rec.Mounts, disk, io.MultiWriter(&said, out))
 	switch {
 	case err != nil && h.hasDied():
 		return fmt.Errorf("%s: %w", what, h.explain(err))
@@ -159,7 +159,7 @@ func (s *Supervisor) hook(ctx context.Context, r *replica, step planner.Step, ou
 
 // runToEnd makes a container in a machine, with a scratch disk, and removes both
 // when it has ended, or ctx has.
-func (s *Supervisor) runToEnd(ctx context.Context, h *hosted, container wire.Container, scratch machine.Disk, out io.Writer) (exit wire.ExitStatus, err error) {
+func (s *Supervisor) runToEnd(ctx context.Context, h *hosted, container wire.Container, mounts []state.MountUse, scratch machine.Disk, out io.Writer) (exit wire.ExitStatus, err error) {
 	after := context.WithoutCancel(ctx)
 	path := scratch.Extents[0].Path
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a supervisor that died
@@ -188,6 +188,7 @@ func (s *Supervisor) runToEnd(ctx context.Context, h *hosted, container wire.Con
 			s.warn("ending a hook", s.endHook(h, container.ID), "container", container.Name)
 		}
 	}()
+	s.relaySockets(h, container.ID, mounts)
 	session, err := client.Attach(ctx, wire.Attach{ID: container.ID})
 	if err != nil {
 		return exit, err

@@ -179,6 +179,9 @@ func mounts(r *state.Replica) []container.MountPoint {
 			continue // docker has those in HostConfig
 		case spec.MountVolume:
 			p.Driver = "local"
+		case spec.MountSocket:
+			p.Type = mount.TypeBind
+			p.Propagation = "rprivate"
 		case spec.MountBind:
 			p.Propagation = "rprivate"
 		}

@@ -14,6 +14,7 @@
 //	                                     reports at the end, and at SIGUSR1; status 1 once it breaks
 //	connect [-udp] [-timeout 3s] ADDR    tries to connect, and by UDP to get an echo; reports "connected",
 //	                                     or "refused", "timeout", "unreachable" with status 1
+//	pipe SOCKET                          sends what it reads to a unix socket, then an end; prints what comes back
 //	lookup [-server ADDR] NAME…          addresses of each name, sorted, a line each; status 1 if one has none
 //	dns [-addr :53] [-answer 192.0.2.53] answers every A question with one address, by UDP and TCP
 //	spoof [-if eth0] [-mac M] [-ip A] [-vlan N] [-arp] NAME

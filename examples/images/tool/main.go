@@ -20,7 +20,7 @@ var errFailed = errors.New("failed")
 // commands do their work until it is done or ctx ends, by SIGTERM or SIGINT.
 var commands = map[string]func(ctx context.Context, args []string) error{
 	"http": serveHTTP, "load": load,
-	"echo": echo, "sequence": sequence, "connect": connect,
+	"echo": echo, "sequence": sequence, "connect": connect, "pipe": pipe,
 	"lookup": lookup, "dns": serveDNS, "spoof": spoof, "frames": frames,
 	"count": count, "sleep": sleep, "exit": exit, "alloc": alloc, "spin": spin, "facts": facts, "tty": tty,
 	"fill": fill, "lock": lock, "watch": watch, "layers": layers,

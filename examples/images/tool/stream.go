@@ -211,3 +211,24 @@ func outcome(err error) string {
 	}
 	return "failed"
 }
+
+// pipe joins the standard streams with a unix socket, either way until its end.
+func pipe(ctx context.Context, args []string) error {
+	flags := newFlags("pipe")
+	if err := parse(flags, args, 1, 1); err != nil {
+		return err
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", flags.Arg(0))
+	if err != nil {
+		return err
+	}
+	defer closeAtEnd(ctx, conn)()
+	sent := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(conn, os.Stdin)
+		sent <- errors.Join(err, conn.(*net.UnixConn).CloseWrite())
+	}()
+	_, err = io.Copy(os.Stdout, conn)
+	return errors.Join(err, <-sent)
+}

@@ -35,6 +35,8 @@ type Container struct {
 	group *cgroup.Group
 	held  []heldMount
 	nodes []launch.Node
+	// sockets lead to the host, by their places in the container.
+	sockets map[string]*socket
 	// volatile are the file systems that begin empty with each start.
 	volatile []*os.File
 	undo     []func() error // in order of making

@@ -137,6 +137,8 @@ func (c *Container) source(ctx context.Context, m *wire.Mount) (*os.File, error)
 		}
 		c.do(done)
 		return volume(dir, m)
+	case wire.MountSocket:
+		return c.socket(m)
 	case wire.MountImage:
 		disk, err := c.set.machine.Disks.Image(ctx, m.Source)
 		if err != nil {

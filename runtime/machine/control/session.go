@@ -29,6 +29,25 @@ func (c *Client) Attach(ctx context.Context, attach wire.Attach) (*Session, erro
 	return &Session{s: s}, nil
 }
 
+// Accept waits until somebody connects to a socket of a container and returns the
+// stream for wire.Relay, which the caller closes. It ends with ctx.
+func (c *Client) Accept(ctx context.Context, accept wire.Accept) (io.ReadWriteCloser, error) {
+	s, err := c.begin(ctx, wire.OpAccept, accept, nil)
+	if err != nil {
+		return nil, err
+	}
+	return relayed{s}, nil
+}
+
+// relayed is a stream of frames that is closed once.
+type relayed struct{ *stream }
+
+func (r relayed) Close() error {
+	r.SetDeadline(past) // whoever reads or writes it
+	r.close()
+	return nil
+}
+
 // Exec runs a command in a running container. Detached, the session is nil;
 // otherwise it ends with ctx, and the command with it.
 func (c *Client) Exec(ctx context.Context, exec wire.Exec) (*Session, wire.ExecStarted, error) {

@@ -145,6 +145,10 @@ func (g *Guest) serveStream(s *yamux.Stream) {
 	if err := wire.ReadMessage(s, &req); err != nil {
 		return
 	}
+	if req.Op == wire.OpAccept { // which is answered when there is something to say
+		g.accept(s, req)
+		return
+	}
 	result, after, err := g.handle(req)
 	var reply wire.Reply
 	if err != nil {

@@ -33,6 +33,8 @@ type container struct {
 	begun  chan struct{} // closed at the first start
 
 	sessions map[*frames]struct{} // attached
+	dialled  chan dialled         // connections to its sockets
+	gone     chan struct{}        // closed when it is removed
 }
 
 func (c *container) uses(serial string) bool {
@@ -192,7 +194,7 @@ func (g *Guest) create(spec wire.Container) (any, error) {
 			return nil, fault(wire.CodeNotFound, "container %s: no disk %q", spec.Name, s)
 		}
 	}
-	c := &container{spec: spec, state: wire.StateCreated, begun: make(chan struct{}), sessions: map[*frames]struct{}{}}
+	c := &container{spec: spec, state: wire.StateCreated, begun: make(chan struct{}), sessions: map[*frames]struct{}{}, dialled: make(chan dialled), gone: make(chan struct{})}
 	g.containers[spec.ID] = c
 	g.order = append(g.order, spec.ID)
 	g.emitLocked(wire.Event{Kind: wire.EventState, Container: spec.ID, State: wire.StateCreated})
@@ -344,6 +346,7 @@ func (g *Guest) removeContainer(ref wire.ContainerRef) (any, error) {
 		return nil, fault(wire.CodeConflict, "container %s is running", c.spec.Name)
 	}
 	delete(g.containers, ref.ID)
+	close(c.gone)
 	g.order = slices.DeleteFunc(g.order, func(id string) bool { return id == ref.ID })
 	return nil, nil
 }
