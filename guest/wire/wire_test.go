@@ -96,7 +96,7 @@ func TestFrameBounds(t *testing.T) {
 		want error
 	}{
 		"nothing":      {"", io.EOF},
-		"unknown kind": {"\x07\x00\x00\x00\x00", ErrFrame},
+		"unknown kind": {string([]byte{byte(frameKinds), 0, 0, 0, 0}), ErrFrame},
 		"too long":     {"\x01\x00\x01\x00\x01", ErrFrame},
 		"cut off":      {"\x01\x00\x00\x00\x05ab", io.ErrUnexpectedEOF},
 		"cut head":     {"\x01\x00", io.ErrUnexpectedEOF},
