@@ -31,7 +31,8 @@ type Report struct {
 // Run carries the plan out with do and returns the first error, or ctx's when
 // that was first. After the first error, or the end of ctx, no step begins.
 // Steps under way are finished, so that what was begun is recorded and whole;
-// only those that change nothing, waits and pulls, see their context end.
+// only those that change nothing, waits and pulls, see their context end, and runs,
+// which may last as long as they like, the end of ctx.
 //
 // report is called from one goroutine at a time, before a step begins and after
 // it has ended; every step is reported as done, failed or skipped exactly once.
@@ -106,8 +107,11 @@ func (r *run) all(ctx context.Context, do func(context.Context, planner.Step) er
 			busy++
 		}
 		step, stepCtx := r.steps[i], lasting
-		if step.Verb == planner.Wait || step.Verb == planner.Pull {
+		switch step.Verb {
+		case planner.Wait, planner.Pull:
 			stepCtx = interruptible
+		case planner.Run: // somebody's program: what fails beside it is no reason to break it off
+			stepCtx = ctx
 		}
 		r.report(Report{Step: step, State: Started})
 		go func() { r.results <- result{i, do(stepCtx, step)} }()

@@ -285,3 +285,27 @@ func BenchmarkRun(b *testing.B) {
 		})
 	}
 }
+
+// A run goes on when another step fails, and ends when the user does not want the
+// plan any more.
+func TestRunsEndWithTheContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	plan := planner.Plan{Steps: []planner.Step{{ID: 1, Verb: planner.Run, Name: "hook"}, {ID: 2, Verb: planner.Start, Name: "web"}}}
+	failed := errors.New("no such machine")
+	states := map[string]State{}
+	err := Run(ctx, plan, func(ctx context.Context, s planner.Step) error {
+		if s.Verb == planner.Start {
+			return failed
+		}
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}, func(r Report) {
+		states[r.Step.Name] = r.State
+		if r.Step.Name == "web" && r.State == Failed {
+			cancel()
+		}
+	})
+	if !errors.Is(err, failed) || states["hook"] != Skipped {
+		t.Errorf("%v, %v", err, states)
+	}
+}
