@@ -135,6 +135,9 @@ func (s *Supervisor) hook(ctx context.Context, r *replica, step planner.Step, ou
 	container.ID, container.Name = state.NewID(), step.Name
 	container.Root.Scratch = scratchSerial(container.ID)
 	s.shareMounts(h, &container)
+	if err := s.joinStorage(ctx, h, rec, &container); err != nil {
+		return err
+	}
 	// Its service's names lead to it, as with compose.
 	if err := s.attachReplica(h, rec); err != nil {
 		return err
