@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/http/cookiejar"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -40,6 +42,7 @@ type project struct {
 	write    request           // leaves data behind
 	read     request           // finds it
 	killed   string            // the service whose machine is killed
+	forgets  bool              // its data is in anonymous volumes only, so down ends it
 }
 
 // request is something a user asks, and a regular expression for the answer.
@@ -50,6 +53,64 @@ type request struct {
 }
 
 var projects = []project{
+	{
+		file:   "frappe_frappe_docker/overrides/compose.mariadb-shared.yaml",
+		digest: "29d6758dea1c69629723f87497f00417e126a2f2118fa722833ef914ca6d51d0",
+		images: []string{"mariadb"},
+		requests: []request{
+			running("mariadb", `(?m)^utf8mb4_unicode_ci$`, "exec", "-T", "database", "mysql", "-pchangeit", "-N", "-e", "select @@collation_server"),
+			running("health check", "(?m) healthy$", "ps", "--format", "{{.Name}} {{.Health}}"),
+		},
+		write: running("mariadb", "", "exec", "-T", "database", "mysql", "-pchangeit", "-e",
+			"create database if not exists kitchen; create or replace table kitchen.soup select 'leek and potato' as name"),
+		read:   running("mariadb", "leek and potato", "exec", "-T", "database", "mysql", "-pchangeit", "-e", "select * from kitchen.soup"),
+		killed: "database",
+	},
+	{
+		file:    "docker_awesome-compose/nextcloud-redis-mariadb/compose.yaml",
+		digest:  "267c097503fd23734bc4c2784512737d5ea943d6577f47657eec55e4a293d053",
+		images:  []string{"mariadb", "nextcloud"},
+		standIn: nextcloudStandIn,
+		requests: []request{
+			getting("http://127.0.0.1:80/status.php", `"installed":true`),
+			running("redis", "PONG", "exec", "-T", "redis", "redis-cli", "ping"),
+			running("mariadb", `(?m)^READ-COMMITTED\s+ROW$`, "exec", "-T", "db", "mysql", "-unextcloud", "-pnextcloud", "-N", "-e", "select @@tx_isolation, @@binlog_format"),
+		},
+		write:  posting("http://127.0.0.1:80/", url.Values{"name": {"soup.txt"}, "text": {"leek and potato"}}, "kept"),
+		read:   getting("http://127.0.0.1:80/", `soup.txt 15: leek and potato`),
+		killed: "nc",
+	},
+	{
+		file:    "docker_awesome-compose/postgresql-pgadmin/compose.yaml",
+		digest:  "c444797ba40cc13d5583f3ac4c0e436f297eec31da05e72cddfc6c57f43ff8e2",
+		images:  []string{"pgadmin"},
+		standIn: "dpage/pgadmin4 is adminer of Debian on that image's port, which refuses to start without its variables",
+		requests: []request{
+			saying("127.0.0.1:5432", postgresHello("yourUser"), "SCRAM-SHA-256"),
+			// After the server: adminer refuses for a while after thirty failures.
+			posting("http://127.0.0.1:5050/", url.Values{
+				"auth[driver]": {"pgsql"}, "auth[server]": {"postgres"}, "auth[username]": {"yourUser"}, "auth[password]": {"changeit"}, "auth[db]": {"postgres"},
+			}, "PostgreSQL.*15|Schema: public"),
+		},
+		write: running("postgres", "INSERT 0 1", "exec", "-T", "postgres", "psql", "-U", "yourUser", "postgres",
+			"-c", "create table if not exists soup (name text)", "-c", "insert into soup values ('leek and potato')"),
+		read:    running("postgres", "leek and potato", "exec", "-T", "postgres", "psql", "-U", "yourUser", "postgres", "-c", "select * from soup"),
+		killed:  "postgres",
+		forgets: true,
+	},
+	{
+		file:    "docker_awesome-compose/nextcloud-postgres/compose.yaml",
+		digest:  "ca85b31a0a22ac61e52d7a618c70421783ef722fb59021ee920fdd9f7f7b5b9c",
+		images:  []string{"nextcloud"},
+		standIn: nextcloudStandIn,
+		requests: []request{
+			getting("http://127.0.0.1:80/status.php", `"installed":true`),
+			running("postgres", `(?m)^oc_files$`, "exec", "-T", "db", "psql", "-U", "nextcloud", "-Atc", "select tablename from pg_tables where schemaname = 'public'"),
+		},
+		write:  posting("http://127.0.0.1:80/", url.Values{"name": {"soup.txt"}, "text": {"leek and potato"}}, "kept"),
+		read:   getting("http://127.0.0.1:80/", `soup.txt 15: leek and potato`),
+		killed: "db",
+	},
 	{
 		file:   "docker_awesome-compose/wordpress-mysql/compose.yaml",
 		digest: "1a7d44cefdb903ae9dbaa785342fbe99a7f08e5b31be99cb9145695defe3938d",
@@ -66,6 +127,8 @@ var projects = []project{
 		killed: "db",
 	},
 }
+
+const nextcloudStandIn = "nextcloud is a page of our own that keeps files in the volume, their names in the database and locks in redis, as the image's environment says"
 
 // TestProjects brings each project up, makes its requests after every way to
 // stop and start it, finds its data again, and sees to it that nothing is left.
@@ -135,6 +198,9 @@ func (p project) test(t *testing.T, corpus string) {
 		t.Errorf("machines are left after down: %v", left)
 	}
 	h.stack("up", "-d")
+	if p.forgets {
+		requests[len(requests)-1] = p.write
+	}
 	check("down and up", requests...)
 	if plan := h.stack("plan"); plan != "nothing to do\n" {
 		t.Errorf("the plan of what runs is not empty:\n%s", plan)
@@ -316,7 +382,11 @@ func getting(url, want string) request {
 // posting is a form sent by HTTP.
 func posting(to string, form url.Values, want string) request {
 	return request{"POST " + to, func(*home) (string, error) {
-		client := http.Client{Timeout: 2 * time.Minute}
+		jar, err := cookiejar.New(nil) // a form may answer with a redirection and a session
+		if err != nil {
+			return "", err
+		}
+		client := http.Client{Timeout: 2 * time.Minute, Jar: jar}
 		resp, err := client.PostForm(to, form)
 		if err != nil {
 			return "", err
@@ -356,4 +426,11 @@ func saying(addr, say, want string) request {
 			}
 		}
 	}, want}
+}
+
+// postgresHello is the first message of a client of PostgreSQL (protocol 3.0, message
+// StartupMessage); a server that wants a password says how.
+func postgresHello(user string) string {
+	body := "\x00\x03\x00\x00user\x00" + user + "\x00\x00"
+	return string(binary.BigEndian.AppendUint32(nil, uint32(len(body)+4))) + body
 }
