@@ -70,12 +70,12 @@ func lock(ctx context.Context, args []string) error {
 			}
 			err = unix.FcntlFlock(f.Fd(), how, &unix.Flock_t{Type: unix.F_WRLCK})
 		}
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}
 	switch {
-	case *try && (err == unix.EAGAIN || err == unix.EACCES):
+	case *try && (errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES)):
 		fmt.Println("kept out")
 	case err != nil:
 		return err
