@@ -39,7 +39,7 @@ func OpenVolume(ctx context.Context, disks *disk.Store, in *wire.Volume) (_ *Vol
 	if v.parent, err = os.OpenFile(m.Dir, unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
 		return nil, err
 	}
-	if v.files, err = volume(m.Dir, &wire.Mount{}); err != nil {
+	if v.files, err = volume(m.Dir, &wire.Mount{Kind: wire.MountVolume}); err != nil {
 		return nil, err
 	}
 	v.root, err = inroot.At(v.files)
