@@ -304,24 +304,13 @@ func (a *app) networkRemove() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var faults *multierror.Error
-			for _, name := range names {
+			return a.removeEach(names, force, func(name string) error {
 				// By id as well; one that is not there the supervisor knows best.
-				called := name
 				if n, err := named(networks, name, func(n *state.Network) (string, string) { return n.ID, n.Name }); err == nil {
-					called = n.Name
+					name = n.Name
 				}
-				err := c.RemoveNetwork(ctx, called)
-				if fault, ok := errors.AsType[*api.Error](err); ok && fault.Code == api.CodeNotFound && force {
-					err = nil
-				}
-				if err != nil {
-					faults = multierror.Append(faults, err)
-					continue
-				}
-				fmt.Fprintln(a.out, name)
-			}
-			return faults.ErrorOrNil()
+				return c.RemoveNetwork(ctx, name)
+			})
 		}),
 	}
 	c.Flags().BoolVarP(&force, "force", "f", false, "no error for a network that does not exist; one in use is never removed")

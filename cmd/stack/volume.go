@@ -337,23 +337,29 @@ func (a *app) volumeRemove() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var faults *multierror.Error
-			for _, name := range names {
-				err := c.RemoveVolume(ctx, name)
-				if fault, ok := errors.AsType[*api.Error](err); ok && fault.Code == api.CodeNotFound && force {
-					err = nil
-				}
-				if err != nil {
-					faults = multierror.Append(faults, err)
-					continue
-				}
-				fmt.Fprintln(a.out, name)
-			}
-			return faults.ErrorOrNil()
+			return a.removeEach(names, force, func(name string) error { return c.RemoveVolume(ctx, name) })
 		}),
 	}
 	c.Flags().BoolVarP(&force, "force", "f", false, "no error for a volume that does not exist; one in use is never removed")
 	return c
+}
+
+// removeEach removes what has these names and prints those that are gone. With force
+// one that was not there is gone too.
+func (a *app) removeEach(names []string, force bool, remove func(name string) error) error {
+	var faults *multierror.Error
+	for _, name := range names {
+		err := remove(name)
+		if fault, ok := errors.AsType[*api.Error](err); ok && fault.Code == api.CodeNotFound && force {
+			err = nil
+		}
+		if err != nil {
+			faults = multierror.Append(faults, err)
+			continue
+		}
+		fmt.Fprintln(a.out, name)
+	}
+	return faults.ErrorOrNil()
 }
 
 func (a *app) volumeExport() *cobra.Command {

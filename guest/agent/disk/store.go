@@ -181,7 +181,7 @@ func (m *Mount) Release() error {
 	delete(m.store.mounts, m.Serial)
 	var errs []error
 	if m.Writable {
-		errs = append(errs, syncfs(m.Dir))
+		errs = append(errs, Sync(m.Dir))
 	}
 	if err := unix.Unmount(m.Dir, 0); err != nil {
 		errs = append(errs, fmt.Errorf("unmounting: %w", err))
@@ -212,7 +212,7 @@ func (s *Store) Sync() map[string]error {
 		if m.err != nil {
 			continue
 		}
-		if err := syncfs(m.Dir); err != nil {
+		if err := Sync(m.Dir); err != nil {
 			faults[m.Serial] = err
 		}
 		if err := m.Release(); err != nil {
@@ -277,7 +277,9 @@ func validSerial(s string) bool {
 	return true
 }
 
-func syncfs(dir string) error {
+// Sync returns once all that was written to the file system at dir has reached its
+// disk; see syncfs(2).
+func Sync(dir string) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err

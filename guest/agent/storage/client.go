@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/stackvm/stack/guest/agent/disk"
 	"github.com/stackvm/stack/guest/wire"
 	"golang.org/x/sys/unix"
 )
@@ -127,22 +128,10 @@ func (c *Client) release(serial string, m *mounted) error {
 
 // unmount tells whether all that was written has reached the server's disk.
 func unmount(dir string) error {
-	err := flushAll(dir)
+	err := disk.Sync(dir)
 	if e := unix.Unmount(dir, 0); e != nil {
 		err = errors.Join(err, fmt.Errorf("unmounting: %w", e))
 		_ = unix.Unmount(dir, unix.MNT_DETACH)
 	}
 	return err
-}
-
-func flushAll(dir string) error {
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if err := unix.Syncfs(fd); err != nil {
-		return fmt.Errorf("syncing: %w", err)
-	}
-	return nil
 }
