@@ -108,6 +108,8 @@ func TestHostDiskFull(t *testing.T) {
 		t.Errorf("the write has not ended: %s", said.String())
 		_ = write.Process.Kill()
 	}
+	// The agent of a machine that runs on may not have answered the other supervisor yet.
+	await("reached again", func(string) bool { return h.command("exec", "-T", "web", "true").Run() == nil })
 	// The command itself went on: what it wrote is there, whole.
 	if out := h.stack("exec", "-T", "web", "sh", "-c", "until test $(wc -c </data/file) = $((48<<20)); do sleep 0.1; done; sync; echo whole"); out != "whole\n" {
 		t.Errorf("what was written: %q", out)
