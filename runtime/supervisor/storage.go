@@ -421,6 +421,9 @@ func (s *Supervisor) joinStorage(ctx context.Context, h *hosted, rec *state.Repl
 		return nil
 	}
 	st := s.storageOf(rec.Project)
+	if st == nil { // since a moment
+		return fmt.Errorf("container %s: the storage machine of project %s was removed", rec.Name, rec.Project)
+	}
 	if err := st.op.lock(ctx); err != nil {
 		return err
 	}
