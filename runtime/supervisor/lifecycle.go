@@ -1174,17 +1174,21 @@ func (s *Supervisor) afterAdoption() {
 
 // settleBoot ends the machine of a replica that was booted and not started.
 func (s *Supervisor) settleBoot(r *replica) {
-	s.spawn(func() {
-		if r.op.lock(s.ctx) != nil {
-			return
-		}
-		defer r.op.unlock()
-		s.mu.Lock()
-		host, status := r.host, r.rec.Status
-		r.bootErr = nil
-		s.mu.Unlock()
-		if host != nil && !isUp(status) && status != planner.StatusRestarting {
-			s.warn("ending a machine", s.endHost(s.ctx, r, host, 0))
-		}
-	})
+	s.spawn(func() { s.endBooted(r) })
+}
+
+// endBooted is settleBoot's work. A machine that is visited is left to the last
+// visitor.
+func (s *Supervisor) endBooted(r *replica) {
+	if r.op.lock(s.ctx) != nil {
+		return
+	}
+	defer r.op.unlock()
+	s.mu.Lock()
+	host, status, visited := r.host, r.rec.Status, r.visits > 0
+	r.bootErr = nil
+	s.mu.Unlock()
+	if host != nil && !visited && !isUp(status) && status != planner.StatusRestarting {
+		s.warn("ending a machine", s.endHost(s.ctx, r, host, 0))
+	}
 }

@@ -51,6 +51,40 @@ func TestCopyIntoAStoppedContainer(t *testing.T) {
 	w.nothingLeft()
 }
 
+// TestCopiesShareAMachine: who is done first does not end the machine that another
+// still copies in; the last one does.
+func TestCopiesShareAMachine(t *testing.T) {
+	w := newWorld(t)
+	p := project("shop", service("web", "server"))
+	if _, err := w.apply(api.Apply{Command: api.Create, Project: p}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	at := api.Archive{Select: api.Select{Replica: w.rec("shop-web-1").ID}, Path: "/tmp"}
+	first, _, leaveFirst, err := w.s.archive(ctx, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, _, leaveSecond, err := w.s.archive(ctx, at)
+	if err != nil || second != first {
+		t.Fatalf("%v, another machine: %t", err, second != first)
+	}
+	leaveFirst()
+	r, err := w.s.find(at.Replica)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.s.endBooted(r) // as leaving has had done, or is about to
+	if _, err := second.client.Load().Stats(ctx); err != nil {
+		t.Errorf("the second visitor: %v", err)
+	}
+	leaveSecond()
+	w.until("shop-web-1", func(r *state.Replica) bool { return r.Machine == "" })
+	w.down(p, true)
+	w.nothingLeft()
+}
+
 // TestRunWaitsForConditions: a one-off is made once what it depends on is as its
 // conditions say; an optional dependency that fails is a warning.
 func TestRunWaitsForConditions(t *testing.T) {

@@ -29,6 +29,7 @@ type replica struct {
 	rec     state.Replica
 	host    *hosted // nil without a machine
 	bootErr error   // of a boot ahead of the start
+	visits  int     // how many read or write its files, in a machine of no run too
 	// stopping is how many stops and removals of a user are under way: no
 	// policy restarts it.
 	stopping int

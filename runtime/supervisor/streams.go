@@ -351,8 +351,21 @@ func (s *Supervisor) archive(ctx context.Context, a api.Archive) (h *hosted, w w
 		if status := s.snapshot(r).Status; status != planner.StatusCreated && status != planner.StatusExited {
 			return nil, w, done, err
 		}
+		// Counted before it is placed: who ends such machines looks at the count
+		// while nobody can be placing it.
+		s.mu.Lock()
+		r.visits++
+		s.mu.Unlock()
+		leave := func() {
+			s.mu.Lock()
+			r.visits--
+			s.mu.Unlock()
+			s.settleBoot(r)
+		}
 		if h, err = s.placed(ctx, r); err == nil {
-			done = func() { s.settleBoot(r) }
+			done = leave
+		} else {
+			leave()
 		}
 	}
 	if err != nil {
