@@ -396,7 +396,8 @@ func TestRestartUnhealthy(t *testing.T) {
 	if _, err := w.apply(api.Apply{Command: api.Up, Name: "shop", Project: p}); err != nil {
 		t.Fatal(err)
 	}
-	rec := w.until("shop-web-1", healthy)
+	// Its verdict may come before the answer to its start.
+	rec := w.until("shop-web-1", func(rec *state.Replica) bool { return healthy(rec) && running(rec) })
 	if !running(rec) || !running(sick) || len(verdicts) != 0 {
 		t.Errorf("it is %s, not asked for it is %s, %d verdicts are left", rec.Status, sick.Status, len(verdicts))
 	}
