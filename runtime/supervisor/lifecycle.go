@@ -941,15 +941,17 @@ func (s *Supervisor) restartInside(ctx context.Context, r *replica, timeout int)
 	s.mu.Lock()
 	r.stopping++
 	s.mu.Unlock()
-	defer func() {
+	over := func() {
 		s.mu.Lock()
 		r.stopping--
 		s.mu.Unlock()
-	}()
+	}
 	if err := r.op.lock(ctx); err != nil {
+		over()
 		return false, err
 	}
 	defer r.op.unlock()
+	defer over() // first: a next run that is unhealthy already waits for op, to be restarted unless it is stopped
 	s.mu.Lock()
 	h, rec := r.host, clone(&r.rec)
 	full := h != nil && h.full
