@@ -270,10 +270,7 @@ func (m *Machine) startError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return err
 	}
-	m.mu.Lock()
-	broken := m.monitorDone
-	m.mu.Unlock()
-	if !broken {
+	if !m.qmp.broken() {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)

@@ -53,7 +53,6 @@ type Machine struct {
 
 	mu          sync.Mutex
 	closed      bool
-	monitorDone bool
 	leaving     map[string]chan struct{} // devices being removed, by id
 	notices     chan machine.Notice
 	noticesOver bool
@@ -98,12 +97,7 @@ func newMachine(d *Driver, r machine.Record, handles machine.Handles, p *process
 	if m.errors, err = openTail(filepath.Join(r.Dir, "errors"), errorsBytes); err != nil {
 		return nil, err
 	}
-	m.wg.Go(func() {
-		m.qmp.run()
-		m.mu.Lock()
-		m.monitorDone = true
-		m.mu.Unlock()
-	})
+	m.wg.Go(m.qmp.run)
 	m.readers.Go(func() { m.consoleTail.follow(m.console) })
 	m.readers.Go(func() { m.errors.follow(m.said) })
 	m.wg.Go(m.reap)

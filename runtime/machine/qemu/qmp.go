@@ -101,6 +101,14 @@ func (m *monitor) run() {
 	}
 }
 
+// broken reports whether the connection has ended, as it has before a command that
+// waits for its answer fails by that.
+func (m *monitor) broken() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.err != nil
+}
+
 // readLine reads up to a newline, at most maxLine bytes.
 func readLine(in *bufio.Reader) ([]byte, error) {
 	var line []byte
